@@ -1,0 +1,275 @@
+"""Train one network per seed, all of them at once.
+
+Chapter 07 shows the plain loop for one seed; `train_many` is that loop for
+many, and tests/test_training.py holds the two equal, seed by seed.
+"""
+
+import copy
+import os
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from joblib import Parallel, delayed
+from torch import nn
+from torch.func import functional_call, stack_module_state, vmap
+from torch.nn.functional import cross_entropy
+
+from utils import seeds as course_seeds
+from utils.data import Digits, Split
+from utils.progress import progress
+
+
+@dataclass
+class Scores:
+    """Accuracy in %, mean cross-entropy in nats; nan where not finite."""
+
+    accuracy: np.ndarray
+    loss: np.ndarray
+
+
+@dataclass
+class Runs:
+    """Trained nets: the outcome of `train_many`.
+
+    The last axes of all arrays are `shape`: (seeds,), or (rates, seeds)
+    for a grid of learning rates.
+    """
+
+    template: nn.Module
+    state: dict[str, torch.Tensor]  # parameters and buffers, (nets, ...)
+    checkpoints: list[int]  # updates after which the nets were scored
+    scores: dict[str, Scores]  # by split; arrays (checkpoints, *shape)
+    lr: np.ndarray  # (*shape)
+    batch_loss: np.ndarray  # (steps, *shape), the loss that was minimised
+    diverged_at: np.ndarray  # (*shape), first update with a loss that is
+    # not finite; -1 where there is none
+
+    def module(self, *index: int) -> nn.Module:
+        """A plain copy of one net: `runs.module(seed)` or (rate, seed)."""
+        net = int(np.ravel_multi_index(index, self.lr.shape))
+        module = copy.deepcopy(self.template)
+        module.load_state_dict({k: v[net] for k, v in self.state.items()})
+        return module
+
+    def evaluate(
+        self, split: Split, mode: str = "eval", batch_size: int | None = None
+    ) -> Scores:
+        """Score all nets, arrays (*shape), and change none of them.
+
+        mode "train" uses the statistics of each batch, "eval" the stored
+        ones; batch_size None takes the whole split as one batch. A last
+        incomplete batch is left out.
+        """
+        forward = _stacked_forward(self.template, mode)
+        state = {k: v.clone() for k, v in self.state.items()}
+        size = batch_size or len(split.y)
+        used = len(split.y) // size * size
+        with torch.no_grad():
+            logits = torch.cat(
+                [forward(state, x) for x in split.x[:used].split(size)], dim=1
+            )
+        return _score(logits, split.y[:used], self.lr.shape)
+
+    def tuned(self, step: int | None = None) -> tuple[int, dict[str, Scores]]:
+        """The best rate of a grid after `step` updates (None: the last).
+
+        Best is the highest mean validation accuracy; a rate at which any
+        seed diverged is out. Returns its index and, by split, its scores,
+        arrays (seeds,).
+        """
+        if self.lr.ndim != 2:
+            raise ValueError("tuned needs a grid of rates: lr as a column (rates, 1)")
+        at = self.checkpoints.index(step) if step is not None else -1
+        accuracy = self.scores["validation"].accuracy[at].mean(-1)  # (rates,)
+        if np.isnan(accuracy).all():
+            raise ValueError(f"some seed diverged at every rate of {self.lr[:, 0]}")
+        best = int(np.nanargmax(accuracy))
+        return best, {
+            split: Scores(s.accuracy[at, best], s.loss[at, best])
+            for split, s in self.scores.items()
+        }
+
+
+def _stacked_forward(template: nn.Module, mode: str) -> Callable:
+    """f(state, x) -> logits (nets, batch, classes).
+
+    x is (batch, ...), shared by all nets, or (nets, batch, ...) with
+    `own_batches=True`. In train mode the buffers in `state` are updated
+    in place, as in a plain module.
+    """
+    if mode not in ("train", "eval"):
+        raise ValueError(f'mode must be "train" or "eval", got {mode!r}')
+    module = copy.deepcopy(template).train(mode == "train")
+
+    def one(state: dict, x: torch.Tensor) -> torch.Tensor:
+        return functional_call(module, state, (x,))
+
+    def stacked(state: dict, x: torch.Tensor, own_batches: bool = False):
+        x_dim = 0 if own_batches else None
+        return vmap(one, in_dims=(0, x_dim), randomness="different")(state, x)
+
+    return stacked
+
+
+def _score(logits: torch.Tensor, y: torch.Tensor, shape: tuple) -> Scores:
+    nets, n, classes = logits.shape
+    loss = cross_entropy(
+        logits.reshape(-1, classes), y.repeat(nets), reduction="none"
+    ).view(nets, n)
+    loss = loss.double().mean(1)
+    accuracy = 100 * (logits.argmax(-1) == y).double().mean(1)
+    bad = ~torch.isfinite(loss)
+    accuracy[bad] = loss[bad] = torch.nan
+    return Scores(accuracy.numpy().reshape(shape), loss.numpy().reshape(shape))
+
+
+def batches(n: int, batch_size: int, seed: int) -> Iterator[torch.Tensor]:
+    """Indices of one shuffled batch after the other, without end.
+
+    Each epoch is a new permutation; a last incomplete batch is dropped.
+    """
+    if not 1 <= batch_size <= n:
+        raise ValueError(f"batch_size must be 1 to {n}, got {batch_size}")
+    generator = torch.Generator().manual_seed(seed)
+    while True:
+        order = torch.randperm(n, generator=generator)
+        yield from order[: n - n % batch_size].split(batch_size)
+
+
+def _build(make_model: Callable[[], nn.Module], seed: int) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return make_model()
+
+
+def train_many(
+    make_model: Callable[[], nn.Module],
+    data: Digits,
+    *,
+    steps: int,
+    batch_size: int,
+    lr: float | Sequence[float] | np.ndarray,
+    seeds: int | Sequence[int] = 12,
+    momentum: float = 0.0,
+    weight_decay: float = 0.0,
+    checkpoints: Collection[int] | None = None,
+    splits: Sequence[str] = ("validation", "test"),
+) -> Runs:
+    """Train one net per seed with SGD, all at once, each on its own batches.
+
+    Equal to a plain loop with `torch.optim.SGD`, seed by seed: the seed
+    fixes the initialisation and the order of the batches (`batches`).
+
+    make_model: builds one plain module; called after torch.manual_seed.
+    lr: a number, one per seed (seeds,), or a grid as a column (rates, 1).
+    seeds: a list, or how many of the course's (shifted by COURSE_SEED).
+    checkpoints: updates after which all `splits` are scored in eval mode;
+        default: after the last one.
+
+    A net whose loss is no longer finite is marked in `diverged_at`, its
+    scores are nan, and the others go on unchanged. About 60 nets at once
+    is the most that pays. Modules must not branch on the values of
+    tensors (BatchNorm with momentum=None does).
+    """
+    seeds = course_seeds(seeds) if isinstance(seeds, int) else list(seeds)
+    rates = _rate_grid(lr, len(seeds))
+    checkpoints = sorted(set(checkpoints or [steps]))
+    if steps < 1 or checkpoints[0] < 0 or checkpoints[-1] > steps:
+        raise ValueError(f"checkpoints {checkpoints} must lie in 0 to steps={steps}")
+
+    models = [_build(make_model, seed) for seed in seeds]
+    parameters, buffers = stack_module_state(models)
+    copies = rates.size // len(seeds)  # a grid trains every seed at each rate
+    state = {
+        name: t.detach()
+        .repeat(copies, *[1] * (t.dim() - 1))
+        .requires_grad_(t.requires_grad)
+        for name, t in (parameters | buffers).items()
+    }
+    weights = [state[name] for name in parameters if state[name].requires_grad]
+    velocities = [torch.zeros_like(w) for w in weights]
+    step_sizes = [
+        torch.tensor(rates.flatten(), dtype=w.dtype).view(-1, *[1] * (w.dim() - 1))
+        for w in weights
+    ]
+    forward = _stacked_forward(models[0], "train")
+    orders = [batches(len(data.train.y), batch_size, seed) for seed in seeds]
+    runs = Runs(
+        template=models[0],
+        state=state,
+        checkpoints=checkpoints,
+        scores={},
+        lr=rates,
+        batch_loss=np.empty((steps, *rates.shape)),
+        diverged_at=np.full(rates.shape, -1),
+    )
+    scored: dict[str, list[Scores]] = {name: [] for name in splits}
+    for step in progress(range(steps + 1), "updates"):
+        if step in checkpoints:
+            for name in splits:
+                scored[name].append(runs.evaluate(getattr(data, name)))
+        if step == steps:
+            break
+        rows = torch.stack([next(order) for order in orders])  # (seeds, batch)
+        x = data.train.x[rows].repeat(copies, *[1] * data.train.x.dim())
+        y = data.train.y[rows].repeat(copies, 1)
+        logits = forward(state, x, own_batches=True)  # (nets, batch, classes)
+        loss = cross_entropy(
+            logits.flatten(0, 1), y.flatten(), reduction="none"
+        ).view_as(y)
+        loss = loss.mean(1)  # (nets,): the nets share nothing, so the
+        # gradient of the sum is each net's own
+        gradients = torch.autograd.grad(loss.sum(), weights)
+        with torch.no_grad():
+            for w, g, v, size in zip(
+                weights, gradients, velocities, step_sizes, strict=True
+            ):
+                if weight_decay:
+                    g = g + weight_decay * w
+                if momentum:
+                    g = v.mul_(momentum).add_(g)
+                w.addcmul_(g, size, value=-1)  # each net at its own rate
+        runs.batch_loss[step] = loss.detach().numpy().reshape(rates.shape)
+    for t in state.values():
+        t.requires_grad_(False)
+    bad = ~np.isfinite(runs.batch_loss)
+    runs.diverged_at = np.where(bad.any(0), bad.argmax(0), -1)
+    runs.scores = {
+        name: Scores(
+            np.stack([s.accuracy for s in all_scores]),
+            np.stack([s.loss for s in all_scores]),
+        )
+        for name, all_scores in scored.items()
+    }
+    return runs
+
+
+def _rate_grid(lr: float | Sequence[float] | np.ndarray, n_seeds: int) -> np.ndarray:
+    """Learning rates as (seeds,) or (rates, seeds)."""
+    rates = np.asarray(lr, dtype=float)
+    if rates.shape not in [(), (n_seeds,), (len(np.atleast_1d(rates)), 1)]:
+        raise ValueError(
+            f"lr has shape {rates.shape}: expected a number, one per seed "
+            f"({n_seeds},) or a column of rates (rates, 1)"
+        )
+    return rates + np.zeros(n_seeds)
+
+
+def train_conditions(conditions: dict, workers: int = 2, **common) -> dict:
+    """`train_many` for several conditions, in two processes.
+
+    conditions: {name: arguments of train_many}; `common` holds those that
+    all share unless they say otherwise. Returns {name: Runs}.
+    """
+
+    def train(arguments: dict) -> Runs:
+        torch.set_num_threads(1)
+        os.environ["COURSE_PROGRESS"] = "0"
+        return train_many(**(common | arguments))
+
+    jobs = (delayed(train)(arguments) for arguments in conditions.values())
+    parallel = Parallel(n_jobs=workers, return_as="generator")
+    results = progress(parallel(jobs), "conditions", len(conditions))
+    return dict(zip(conditions, results, strict=True))

@@ -1,0 +1,45 @@
+"""Headless Chromium for tests, without a download by Playwright."""
+
+import os
+import shutil
+from contextlib import contextmanager
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+NAMES = ["chromium", "chromium-browser", "google-chrome"]
+# No host but this machine can be reached. Without the last five Chromium
+# itself asks for updates and lists from outside.
+ARGS = [
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@contextmanager
+def chromium():
+    """Yield a Playwright browser; skip where none is installed.
+
+    On CI a missing browser is a failure: there the pages must be seen.
+    """
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        reason = (
+            f"no browser found (looked for {', '.join(NAMES)}): install "
+            "one, such as Debian's package `chromium`, to test the pages"
+        )
+        if os.environ.get("CI"):
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=path, headless=True, args=ARGS
+        )
+        yield browser
+        browser.close()

@@ -1,0 +1,119 @@
+"""Build the book: `python tools/build.py`. Any warning fails it.
+
+Notebooks run only when they changed: their outputs are kept in
+`_build/.jupyter_cache`, whose key is the code of the notebook. The key
+knows nothing of what that code imports and reads, so this script drops
+the cache when any of that changed (`fingerprint`). Everything else in
+`_build` is made anew each time; nothing stale can stay in the book.
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+BUILD = ROOT / "_build"
+STAMP = BUILD / "fingerprint"
+# What notebooks depend on besides their own code.
+INPUTS = ["utils", "data", "requirements.txt", "constraints.txt"]
+
+
+def fingerprint() -> str:
+    """Return a hash of what notebooks depend on besides their own code.
+
+    That is Python's version, COURSE_SEED, and the path, time of change
+    and size of every file of INPUTS that is not hidden or compiled.
+    """
+    parts = [sys.version, os.environ.get("COURSE_SEED", "0")]
+    for name in INPUTS:
+        for path in sorted([ROOT / name, *(ROOT / name).rglob("*")]):
+            place = path.relative_to(ROOT)
+            made = any(part.startswith((".", "__pycache__")) for part in place.parts)
+            if path.is_file() and not made:
+                stat = path.stat()
+                parts.append(f"{place} {stat.st_mtime_ns} {stat.st_size}")
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def clean() -> None:
+    """Empty `_build`, but for the cache of outputs where it holds."""
+    now = fingerprint()
+    fresh = STAMP.exists() and STAMP.read_text() == now
+    keep = {".jupyter_cache"} if fresh else set()
+    if BUILD.exists():
+        for path in BUILD.iterdir():
+            if path.name not in keep:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    BUILD.mkdir(exist_ok=True)
+    STAMP.write_text(now)
+    what = "changed notebooks run" if fresh else "every notebook runs"
+    print(f"Building the book; {what}.", flush=True)
+
+
+def plain(text: str) -> str:
+    """Return the text without its terminal colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def run_jupyter_book() -> tuple[int, list[str]]:
+    """Run `jupyter-book build`; return its exit code and its warnings.
+
+    Its output is passed on line by line, without colours and without
+    the kernels' remark about encryption, which is not about the book.
+    """
+    # Small tensors are fastest on one thread; progress bars would stay
+    # in the book.
+    settings = {
+        "OMP_NUM_THREADS": "1",
+        "COURSE_PROGRESS": "0",
+        "PYTHONUNBUFFERED": "1",
+    }
+    program = Path(sys.executable).with_name("jupyter-book")
+    process = subprocess.Popen(
+        [program, "build", "-W", "-n", "--keep-going", "--all", ROOT],
+        env=os.environ | settings,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf8",
+    )
+    warnings = []
+    for line in process.stdout:
+        line = plain(line)
+        if "[IPKernelApp]" in line:
+            continue
+        print(line, end="", flush=True)
+        if "WARNING:" in line or "ERROR:" in line:
+            warnings.append(line)
+    return process.wait(), warnings
+
+
+def print_tracebacks() -> None:
+    """Print the end of each failed notebook's traceback."""
+    reports = BUILD / "html" / "reports"
+    for path in sorted(reports.rglob("*.err.log")):
+        name = path.relative_to(reports).as_posix().removesuffix(".err.log")
+        print(f"\n--- {name}.ipynb stopped with this error:")
+        lines = plain(path.read_text(encoding="utf8")).rstrip().splitlines()
+        print("\n".join(lines[-40:]))
+
+
+def main() -> int:
+    """Build the book; return the exit code."""
+    clean()
+    code, warnings = run_jupyter_book()
+    if code:
+        print_tracebacks()
+        print("\n--- Jupyter Book's warnings:")
+        print(*warnings, sep="")
+        print("The book was not built: fix the errors and warnings above.")
+        return 1
+    print(BUILD / "html" / "index.html")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Check what is stored: code style, clean notebooks, and the course's own rules.
+
+`make test` runs it first. It runs every check, so that one run shows all that
+there is to mend; a finding reads `file, cell id: what is wrong -> what to do`.
+The rules of the notebooks are in rules.py, rules_markdown.py and
+rules_exercises.py.
+"""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+
+import rules
+import rules_exercises
+import rules_markdown
+from repository import ROOT
+
+RULES = [*rules.RULES, *rules_markdown.RULES, *rules_exercises.RULES]
+LOCAL_PATH = re.compile(r"(?<![\w.~}])/(home|Users|root|work)/\w+")
+
+
+def lint_notebook(path: Path, root: Path) -> list[str]:
+    """What the rules find in one notebook, one line each."""
+    # As it is stored: nbformat.read would mend ids that are not unique.
+    notebook = nbformat.v4.reads(path.read_text(encoding="utf-8"))
+    chapter = rules.Chapter(path, notebook, root)
+    lines = []
+    for rule in RULES:
+        for cell, what, remedy in rule(chapter):
+            place = f", cell {cell.get('id')}" if cell is not None else ""
+            lines.append(f"{path.relative_to(root)}{place}: {what} -> {remedy}")
+    return lines
+
+
+def lint_text(path: Path, root: Path) -> list[str]:
+    """The paths of somebody's machine that stand in a text file."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError:
+        return []  # not a text
+    where = f"{path.relative_to(root)}, line"
+    return [
+        f"{where} {number}: a path of one machine -> make it relative"
+        for number, line in enumerate(lines, start=1)
+        if LOCAL_PATH.search(line)
+    ]
+
+
+def lint_page(path: Path, root: Path) -> list[str]:
+    """The dead links of a page that is not part of the book, such as README.md."""
+    text = path.read_text(encoding="utf-8")
+    links = [str(t.attrGet("href") or "") for t in rules_markdown.inline(text)]
+    return [
+        f"{path.relative_to(root)}: {href} does not exist -> link to what is there"
+        for href in links
+        if rules_markdown.leads_nowhere(href, path)
+    ]
+
+
+def files_of(root: Path) -> list[Path]:
+    """The files that git tracks or would add."""
+    command = ["git", "ls-files", "-z", "-co", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=root, check=True, capture_output=True)
+    paths = {root / name for name in listed.stdout.decode().split("\0") if name}
+    return sorted(path for path in paths if path.is_file())
+
+
+def findings(root: Path) -> list[str]:
+    """What our own rules find in a project."""
+    in_book = {root / "index.md", *(root / "chapters").glob("*.md")}
+    lines = []
+    for path in files_of(root):
+        lines += lint_text(path, root)
+        if path.suffix == ".md" and path not in in_book:
+            lines += lint_page(path, root)
+        if path.suffix == ".ipynb":
+            lines += lint_notebook(path, root)
+    return lines
+
+
+def passes(*command: str) -> bool:
+    return subprocess.run([sys.executable, "-m", *command], cwd=ROOT).returncode == 0
+
+
+def main() -> None:
+    notebooks = [str(p) for p in files_of(ROOT) if p.suffix == ".ipynb"]
+    passed = [
+        passes("ruff", "check", "--quiet"),
+        passes("ruff", "format", "--check", "--quiet"),
+        # Without names it would read its standard input.
+        not notebooks or passes("nbstripout", "--verify", "--keep-id", *notebooks),
+    ]
+    found = findings(ROOT)
+    for line in found:
+        print(line)
+    if found or not all(passed):
+        sys.exit(1)
+    print(f"The code and {len(notebooks)} notebooks are as they should be.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""What tools/lint.py asks of exercises, so that one source serves all readers.
+
+In code: prompt, stub, check, solution. Written: prompt, answer cell, answer.
+The book folds the solutions, the students' release leaves them out, and
+nbgrader finds its metadata in place.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from nbformat import NotebookNode
+from nbformat.v4 import new_markdown_cell
+
+from rules import Chapter, Finding, tags
+
+CALL = re.compile(r"from utils import checks\s+(checks\.\w+\().*\);", re.DOTALL)
+ANSWER = "<details><summary>Answer</summary>"
+
+
+def nbgrader(cell: NotebookNode) -> dict:
+    return cell.metadata.get("nbgrader", {})
+
+
+def marks(cell: NotebookNode) -> str:
+    """nbgrader's marks that are set: `grade locked points`, say."""
+    have = nbgrader(cell)
+    names = ("grade", "locked", "points", "solution", "task")
+    known = have.get("schema_version") == 3
+    return " ".join(name for name in names if have.get(name)) if known else "none"
+
+
+def title(number: str) -> str:
+    """07-1 is solution 7.1."""
+    return "# @title Solution " + number.lstrip("0").replace("-", ".")
+
+
+def prompt(before: NotebookNode, stub: NotebookNode) -> Iterator[Finding]:
+    minutes = re.search(r"\d+ min", before.source)
+    if before.cell_type != "markdown" or not minutes or "★" not in before.source:
+        yield stub, "no prompt before it", "a Markdown cell with minutes and ★"
+
+
+def in_code(
+    number: str, stub: NotebookNode, check: NotebookNode, solution: NotebookNode
+) -> Iterator[Finding]:
+    if marks(stub) != "solution":
+        yield stub, f"nbgrader marks: {marks(stub)}", "only solution (schema 3)"
+    if "# your code here" not in stub.source:
+        yield stub, "no place to write", "a line ...  # your code here, about 3 lines"
+    if marks(check) != "grade locked points":
+        yield check, f"nbgrader marks: {marks(check)}", "grade, locked and points"
+    if nbgrader(check).get("grade_id") != f"ex-{number}-check":
+        yield check, "its grade_id does not match", f"ex-{number}-check"
+    call = CALL.fullmatch(check.source.strip())
+    lines = solution.source.splitlines() or [""]
+    if call is None:
+        yield check, "not a check", "from utils import checks, then checks.name(…);"
+    elif not lines[-1].startswith(f"assert {call[1]}"):
+        yield solution, "the last line does not check it", f"assert {call[1]}…)"
+    if lines[0] != title(number):
+        yield solution, "the first line is not its title", title(number)
+    if sorted(tags(solution)) != ["hide-cell", "solution"]:
+        yield solution, "not folded in the book", "the tags solution and hide-cell"
+    if "code_prompt_show" not in solution.metadata.get("mystnb", {}):
+        yield solution, "no text to open it", "mystnb.code_prompt_show"
+
+
+def in_words(answer: NotebookNode, solution: NotebookNode) -> Iterator[Finding]:
+    if marks(answer) != "grade points solution":
+        yield answer, f"nbgrader marks: {marks(answer)}", "grade, points and solution"
+    if sorted(tags(answer)) != ["exercise", "remove-cell"]:
+        yield answer, "shown in the book", "the tags exercise and remove-cell"
+    if not solution.source.startswith(ANSWER):
+        yield solution, "the answer is not folded", "begin with " + ANSWER
+
+
+def exercises(chapter: Chapter) -> Iterator[Finding]:
+    """Each exercise has its cells, in their order; nothing else is marked."""
+    none = new_markdown_cell()
+    cells = [none, *chapter.cells, none, none]
+    expected = set()  # ids of the cells that belong to an exercise
+    for i, stub in enumerate(cells):
+        if "exercise" not in tags(stub):
+            continue
+        yield from prompt(cells[i - 1], stub)
+        name = re.fullmatch(r"ex-(\d+-\d+)", nbgrader(stub).get("grade_id", ""))
+        if name is None:
+            yield stub, "no grade_id of an exercise", "ex-<chapter>-<number>"
+        order = ["check", "solution"] if stub.cell_type == "code" else ["solution"]
+        rest = cells[i + 1 : i + 1 + len(order)]
+        expected |= {stub.get("id"), *(cell.get("id") for cell in rest)}
+        if any(tag not in tags(cell) for tag, cell in zip(order, rest)):
+            yield stub, "not followed by its cells", " and ".join(order)
+        elif name and stub.cell_type == "code":
+            yield from in_code(name[1], stub, *rest)
+        elif name:
+            yield from in_words(stub, *rest)
+    for cell in chapter.cells:
+        marked = {"check", "solution"} & {*tags(cell)} or nbgrader(cell)
+        if marked and cell.get("id") not in expected:
+            yield (
+                cell,
+                "marked, but part of no exercise",
+                "a stub before it, or no mark",
+            )
+
+
+def grade_ids_are_unique(chapter: Chapter) -> Iterator[Finding]:
+    graded = [cell for cell in chapter.cells if nbgrader(cell)]
+    counts = Counter(nbgrader(cell).get("grade_id") for cell in graded)
+    for cell in graded:
+        if counts[nbgrader(cell).get("grade_id")] > 1:
+            yield cell, "its grade_id is not unique", "number the exercises"
+
+
+RULES = [exercises, grade_ids_are_unique]

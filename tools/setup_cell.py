@@ -1,0 +1,17 @@
+# @title Set-up: run me first (fetches the course where it is missing)
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = "https://github.com/OWNER/REPOSITORY"
+places = [Path.cwd(), *Path.cwd().parents, Path.cwd() / "bn-measured"]
+found = [p for p in places if (p / "utils" / "training.py").is_file()]
+if not found:
+    command = ["git", "clone", "--quiet", "--depth=1", REPOSITORY]
+    subprocess.run([*command, str(places[-1])], check=True)
+    found = [places[-1]]
+sys.path.insert(0, str(found[0]))
+
+from utils import start
+
+start()

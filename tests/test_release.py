@@ -1,0 +1,62 @@
+"""The students' notebooks: the solutions are gone, all else is as it was."""
+
+import nbformat
+import pytest
+
+import release
+from tests.notebooks import good_cells, make_project, write_chapter
+
+
+@pytest.fixture
+def project(tmp_path):
+    return make_project(tmp_path)
+
+
+def test_only_the_solutions_are_removed(project):
+    (written,) = release.release(project)
+    assert written == project / "_release" / "student" / "chapters" / "03_chapter.ipynb"
+    before = nbformat.read(project / "chapters" / "03_chapter.ipynb", as_version=4)
+    after = nbformat.read(written, as_version=4)
+    nbformat.validate(after)
+    assert after.metadata == before.metadata
+    assert after.nbformat_minor == before.nbformat_minor
+    assert after.cells == [
+        cell for cell in before.cells if not cell.id.endswith("-solution")
+    ]
+    assert "return 2 * x" not in written.read_text(encoding="utf-8")
+    assert "Two is twice one" not in written.read_text(encoding="utf-8")
+
+
+def test_the_chapters_stay_as_they_are(project):
+    path = project / "chapters" / "03_chapter.ipynb"
+    before = path.read_bytes()
+    release.release(project)
+    assert path.read_bytes() == before
+
+
+def test_what_an_earlier_release_left_is_removed(project):
+    old = project / release.RELEASE / "02_renamed.ipynb"
+    old.parent.mkdir(parents=True)
+    old.write_text("{}")
+    release.release(project)
+    assert not old.exists()
+
+
+@pytest.mark.parametrize("name", ["ex-1-solution", "ex-2-solution"])
+def test_a_solution_without_its_tag_is_not_handed_out(project, name):
+    cells = good_cells(project)
+    for cell in cells:
+        if cell.id == name:
+            cell.metadata.tags = []
+    write_chapter(project, cells)
+    with pytest.raises(ValueError, match="tag its cell solution"):
+        release.release(project)
+
+
+def test_a_copied_solution_is_not_handed_out(project):
+    cells = good_cells(project)
+    solution = next(cell for cell in cells if cell.id == "ex-1-solution")
+    cells[2].source = "\n" + solution.source + "\n"
+    write_chapter(project, cells)
+    with pytest.raises(ValueError, match="ex-1-solution: the solution is still there"):
+        release.release(project)

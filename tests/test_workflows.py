@@ -1,0 +1,70 @@
+"""The workflows are valid, may do no more than they need, and are pinned."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
+PINNED = re.compile(r"[\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
+DEPLOYMENT = {"pages": "write", "id-token": "write"}
+
+each_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+
+
+def check_schema(schema: str, *paths: Path) -> None:
+    """Raise unless the files follow a schema that check-jsonschema carries."""
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema]
+    done = subprocess.run([*command, *paths], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_workflows_are_there():
+    assert [path.stem for path in WORKFLOWS] == ["ci", "publish", "weekly"]
+
+
+def test_workflows_follow_the_schema():
+    check_schema("vendor.github-workflows", *WORKFLOWS)
+
+
+def test_every_job_has_a_time_limit():
+    check_schema("custom.github-workflows-require-timeout", *WORKFLOWS)
+
+
+def test_the_citation_follows_the_schema():
+    check_schema("vendor.citation-file-format", ROOT / "CITATION.cff")
+
+
+@each_workflow
+def test_actions_are_pinned_by_commit(path):
+    """A tag can be moved to other code; a commit cannot."""
+    text = path.read_text(encoding="utf-8")
+    used = re.findall(r"uses:\s*(.+)", text)
+    assert used
+    for action in used:
+        assert PINNED.fullmatch(action), action
+
+
+@each_workflow
+def test_only_the_deployment_may_write(path):
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert workflow["permissions"] == {"contents": "read"}
+    granted = {
+        name: job["permissions"]
+        for name, job in workflow["jobs"].items()
+        if "permissions" in job
+    }
+    assert granted == ({"deploy": DEPLOYMENT} if path.stem == "publish" else {})
+
+
+@each_workflow
+def test_the_checkout_leaves_no_credentials(path):
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    for step in steps:
+        if step.get("uses", "").startswith("actions/checkout@"):
+            assert step["with"]["persist-credentials"] is False

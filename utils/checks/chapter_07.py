@@ -1,59 +1,15 @@
-"""Checks for the exercises, one function per exercise.
-
-Each prints `Passed: ...` or `Not yet: <what is wrong>` and returns a bool.
-Only under nbgrader (NBGRADER_EXECUTION is set) does a failed one raise.
-"""
+"""Checks of chapter 07, mini-batch size 1."""
 
 import copy
-import functools
-import os
-import warnings
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
-
-class NotYet(AssertionError):
-    """What is wrong with an answer, as a hint."""
+from utils.checks.framework import check, expect, expect_written
 
 
-def _check(examine: Callable) -> Callable[[Callable], bool]:
-    """Turn a function that raises NotYet, or returns praise, into a check."""
-
-    @functools.wraps(examine)
-    def check(answer: Callable) -> bool:
-        try:
-            with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-                warnings.simplefilter("ignore")  # stderr would score 0
-                torch.manual_seed(0)
-                message, passed = f"Passed: {examine(answer)}", True
-        except NotYet as hint:
-            message, passed = f"Not yet: {hint}", False
-        except Exception as error:
-            kind = type(error).__name__
-            message, passed = f"Not yet: your code raised {kind}: {error}", False
-        print(message)
-        if not passed and "NBGRADER_EXECUTION" in os.environ:
-            raise NotYet(message)
-        return passed
-
-    return check
-
-
-def _expect(condition: object, hint: str) -> None:
-    if not condition:
-        raise NotYet(hint)
-
-
-def _written(result: object) -> None:
-    _expect(
-        result is not None and result is not Ellipsis,
-        "it returned nothing: write its body and end with return",
-    )
-
-
-@_check
+@check
 def batch_of_two(answer: Callable) -> str:
     """Exercise 7.2: the normalised value of a in the batch {a, b}."""
     difference = torch.tensor([3.0, 0.5, 0.02, 1e-3, 0.0, -1e-3, -0.3, -40.0])
@@ -68,33 +24,33 @@ def batch_of_two(answer: Callable) -> str:
         layer = nn.BatchNorm1d(8, eps=eps, affine=False, dtype=torch.float64)
         right = layer(pair)[0]
         result = answer(a.clone(), b.clone(), eps)
-        _written(result)
+        expect_written(result)
         result = torch.as_tensor(result, dtype=torch.float64)
-        _expect(
+        expect(
             result.shape == a.shape,
             f"for a and b of shape {tuple(a.shape)} it should return that "
             f"shape, one value for each a; got {tuple(result.shape)}",
         )
         half = (a - b) / 2
-        _expect(
+        expect(
             not close(result, -right),
             "the sign is reversed: when a > b, a lies above the mean",
         )
-        _expect(
+        expect(
             not close(result, half / torch.sqrt(2 * half**2 + eps)),
             "that is the variance divided by N - 1; to normalise, BN divides by N",
         )
-        _expect(
+        expect(
             not close(result, half / (half.abs() + eps)),
             "eps is added to the variance, under the root, not to its root",
         )
-        _expect(
+        expect(
             not close(torch.nan_to_num(result), torch.sign(half)),
             "right for large differences; now mind eps: what if a and b are "
             "nearly the same?",
         )
         worst = int((result - right).abs().nan_to_num(nan=torch.inf).argmax())
-        _expect(
+        expect(
             close(result, right),
             f"for a - b = {difference[worst]:g} and eps = {eps:g} BN gives "
             f"{right[worst]:.6f}, yours gives {result[worst]:.6f}",
@@ -106,7 +62,7 @@ def _head(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), *layers)
 
 
-@_check
+@check
 def starving_layers(answer: Callable) -> str:
     """Exercise 7.1: names of the BN layers with one value per channel."""
     pooled = nn.Sequential()
@@ -131,21 +87,21 @@ def starving_layers(answer: Callable) -> str:
             model.train(training)
             before = copy.deepcopy(model.state_dict())
             result = answer(model, torch.randn(shape))
-            _written(result)
-            _expect(
+            expect_written(result)
+            expect(
                 not isinstance(result, str) and sorted(result) == right,
                 f"{name}, input {shape}: expected {right}, got {result!r}",
             )
             modules = list(model.modules())
-            _expect(
+            expect(
                 all(m.training == training for m in modules),
                 "it leaves the model in another mode: restore train or eval",
             )
-            _expect(
+            expect(
                 not any(m._forward_hooks or m._forward_pre_hooks for m in modules),
                 "it leaves hooks on the layers: remove them in the end",
             )
-            _expect(
+            expect(
                 all(torch.equal(v, before[k]) for k, v in model.state_dict().items()),
                 "it changes the running statistics: run the model in eval mode",
             )
@@ -153,7 +109,7 @@ def starving_layers(answer: Callable) -> str:
     mixed.train()
     mixed[1].eval()
     answer(mixed, torch.randn(1, 3))
-    _expect(
+    expect(
         [m.training for m in mixed] == [True, False, True],
         "one layer was frozen in eval mode before, and is in train mode now: "
         "restore the mode of each layer",

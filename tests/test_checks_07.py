@@ -1,4 +1,4 @@
-"""Exercise checks: they reject what is wrong and accept what is right."""
+"""Chapter 07: its checks reject what is wrong and accept what is right."""
 
 import contextlib
 import io

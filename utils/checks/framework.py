@@ -1,0 +1,53 @@
+"""What all checks share: how an answer is examined and the verdict told.
+
+Each prints `Passed: ...` or `Not yet: <what is wrong>` and returns a bool.
+Only under nbgrader (NBGRADER_EXECUTION is set) does a failed one raise.
+"""
+
+import functools
+import os
+import warnings
+from collections.abc import Callable
+
+import torch
+
+
+class NotYet(AssertionError):
+    """What is wrong with an answer, as a hint."""
+
+
+def check(examine: Callable) -> Callable[[Callable], bool]:
+    """Turn a function that raises NotYet, or returns praise, into a check."""
+
+    @functools.wraps(examine)
+    def verdict(answer: Callable) -> bool:
+        try:
+            with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+                warnings.simplefilter("ignore")  # stderr would score 0
+                torch.manual_seed(0)
+                message, passed = f"Passed: {examine(answer)}", True
+        except NotYet as hint:
+            message, passed = f"Not yet: {hint}", False
+        except Exception as error:
+            kind = type(error).__name__
+            message, passed = f"Not yet: your code raised {kind}: {error}", False
+        print(message)
+        if not passed and "NBGRADER_EXECUTION" in os.environ:
+            raise NotYet(message)
+        return passed
+
+    return verdict
+
+
+def expect(condition: object, hint: str) -> None:
+    """Raise NotYet(hint) unless the condition holds."""
+    if not condition:
+        raise NotYet(hint)
+
+
+def expect_written(result: object) -> None:
+    """Tell a stub, which returns None or ..., from an answer."""
+    expect(
+        result is not None and result is not Ellipsis,
+        "it returned nothing: write its body and end with return",
+    )

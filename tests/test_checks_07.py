@@ -1,14 +1,12 @@
 """Chapter 07: its checks reject what is wrong and accept what is right."""
 
-import contextlib
-import io
-
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tests.verdicts import verdict
 from utils import checks
 
 
@@ -193,15 +191,6 @@ WRONG_STARVING = [
     (top_level, "pooled branch"),
     (first_layer_only, "expected"),
 ]
-
-
-def verdict(check, answer):
-    """The check's result and what it printed; nothing on stderr."""
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        passed = check(answer)
-    assert err.getvalue() == ""
-    return passed, out.getvalue()
 
 
 @pytest.mark.parametrize("name", RIGHT_PAIRS)

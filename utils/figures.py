@@ -49,28 +49,29 @@ def band(ax: Axes, x: ArrayLike, values: ArrayLike, label: str, color: str) -> N
     )
 
 
-def end_labels(ax: Axes, gap: float = 0.09) -> None:
+def end_labels(ax: Axes, gap: float = 0.1) -> None:
     """Write each curve's label beside its last finite point.
 
     gap: the least distance between two labels, as a share of the height.
+    Call it last: it needs the final limits of the axes.
     """
     ends = []
     for line in ax.get_lines():
-        x, y = (np.asarray(data, dtype=float) for data in line.get_data())
-        finite = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
-        if len(finite) and not line.get_label().startswith("_"):
-            last = finite[-1]
-            place = ax.transAxes.inverted().transform(
-                ax.transData.transform((x[last], y[last]))
-            )
-            ends.append([place[1], x[last], line])
+        points = np.column_stack(line.get_data()).astype(float)
+        points = points[np.isfinite(points).all(axis=1)]
+        if len(points) and not line.get_label().startswith("_"):
+            display = ax.transData.transform(points[-1])
+            ends.append((ax.transAxes.inverted().transform(display)[1], line, points))
     ends.sort(key=lambda end: end[0])
-    for lower, upper in zip(ends, ends[1:], strict=False):
-        upper[0] = max(upper[0], lower[0] + gap)
-    for height, x_last, line in ends:
+    heights = np.array([height for height, _, _ in ends])
+    steps = gap * np.arange(len(ends))
+    heights = np.maximum.accumulate(heights - steps) + steps  # apart, upwards
+    excess = np.clip(heights - (1 - gap / 2 - steps[::-1]), 0, None)
+    heights = heights - excess  # and back below the top
+    for height, (_, line, points) in zip(heights, ends, strict=True):
         ax.annotate(
             line.get_label(),
-            (x_last, height),
+            (points[-1, 0], height),
             xycoords=("data", "axes fraction"),
             xytext=(8, 0),
             textcoords="offset points",
@@ -80,9 +81,16 @@ def end_labels(ax: Axes, gap: float = 0.09) -> None:
         )
 
 
+def title(fig: Figure, finding: str) -> None:
+    """Say the figure's finding above its panels."""
+    fig.suptitle(finding, x=0.01, ha="left", fontsize=11.5, fontweight="bold")
+
+
 def caption(fig: Figure, n: int, what: str = "mean and 95 % interval") -> None:
     """Say below the figure what the bands are and over how many seeds."""
-    fig.supxlabel(f"{what}, n = {n} seeds", fontsize=9, color=CONTEXT, ha="right", x=1)
+    fig.supxlabel(
+        f"{what}, n = {n} seeds", fontsize=9.5, color=CONTEXT, ha="right", x=1
+    )
 
 
 def batch_axis(ax: Axes, sizes: ArrayLike, label: str = "mini-batch size") -> None:

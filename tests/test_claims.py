@@ -28,7 +28,7 @@ def test_holds(bound, capsys):
     claim("it is so", E, **bound)
     out = capsys.readouterr().out
     assert "Holds: it is so" in out
-    assert "5.0 % [4.0, 6.0], 12 seeds" in out
+    assert "5.0 % [4.0, 6.0], 95 % interval over 12 seeds" in out
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_equal_to_the_formula():
 
 def test_range_is_the_worst_case():
     e = estimate([0.0, 3.0, 1.0], "range")
-    assert (e.low, e.high) == (0, 3)
+    assert (e.low, e.high, e.kind) == (0, 3, "range")
 
 
 def test_no_spread_gives_a_point():

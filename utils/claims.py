@@ -34,7 +34,7 @@ def claim(
         low, high = within
         holds = low <= estimate.low and estimate.high <= high
         bound = f"within {low} to {high}"
-    measured = f"{estimate}, {estimate.n} seeds (claimed: {bound})"
+    measured = f"{estimate}, {estimate.kind} over {estimate.n} seeds; claimed: {bound}"
     if not holds:
         raise ClaimError(f"does not hold: {statement}: {measured}")
     print(f"Holds: {statement}\n       {measured}")

@@ -18,6 +18,7 @@ class Estimate:
     high: float
     n: int
     unit: str = ""
+    kind: str = "95 % interval"  # what low and high are, or "range"
 
     def __str__(self) -> str:
         """For example "52.1 % [50.3, 53.9]": two digits of the width."""
@@ -49,8 +50,10 @@ def estimate(values: ArrayLike, method: str = "t", unit: str = "") -> Estimate:
             f"{len(bad)} of {len(x)} values are not finite (runs {bad}): "
             "report these runs, or choose a setting in which none diverges"
         )
-    if method == "range" or np.ptp(x) == 0:  # no spread: the interval is a point
-        return Estimate(x.mean(), x.min(), x.max(), len(x), unit)
+    if method == "range":
+        return Estimate(x.mean(), x.min(), x.max(), len(x), unit, "range")
+    if np.ptp(x) == 0:  # no spread: the interval is a point
+        return Estimate(x[0], x[0], x[0], len(x), unit)
     if method == "t":
         low, high = stats.ttest_1samp(x, 0).confidence_interval(CONFIDENCE)
         return Estimate(x.mean(), low, high, len(x), unit)

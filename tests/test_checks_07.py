@@ -26,8 +26,9 @@ RIGHT_PAIRS = {
         / torch.sqrt(torch.stack([a, b]).var(0, correction=0) + eps)
     ),
     "with torch's own": lambda a, b, eps: F.batch_norm(
-        torch.stack([a, b]), None, None, training=True, eps=eps
-    )[0],
+        torch.stack([a.flatten(), b.flatten()]), None, None, training=True, eps=eps
+    )[0].view_as(a),
+    "in float32": lambda a, b, eps: RIGHT_PAIRS["rsqrt"](a.float(), b.float(), eps),
     "in numpy": lambda a, b, eps: (
         half(a.numpy(), b.numpy()) / np.sqrt(half(a.numpy(), b.numpy()) ** 2 + eps)
     ),
@@ -61,6 +62,13 @@ WRONG_PAIRS = {
         lambda a, b, eps: half(a, b) / torch.sqrt(half(a, b) ** 2 + 2 * eps),
         "BN gives",
     ),
+    "for vectors only": (
+        lambda a, b, eps: F.batch_norm(
+            torch.stack([a, b]), None, None, training=True, eps=eps
+        )[0],
+        "BN gives",
+    ),
+    "exits": (lambda a, b, eps: exit(), "raised SystemExit"),
     "both values": (
         lambda a, b, eps: F.batch_norm(torch.stack([a, b]), None, None, training=True),
         "one value for each a",
@@ -177,6 +185,59 @@ def first_layer_only(model, x):
     return with_hooks(model, x)[:0]
 
 
+def first_to_raise(model, x):
+    """Trains a copy and catches the error: finds the first layer only."""
+    import copy
+
+    clone = copy.deepcopy(model).train()
+    h = x
+    for layer in clone.children():
+        try:
+            h = layer(h)
+        except ValueError:
+            return with_hooks(model, x)[:1]
+    return []
+
+
+def training_layers_only(model, x):
+    modes = dict(model.named_modules())
+    names = with_hooks(model, x)
+    return names if not model.training else [n for n in names if modes[n].training]
+
+
+def restores_bn_only(model, x):
+    mode = model.training
+    modes = [(m, m.training) for m in model.modules() if is_batch_norm(m)]
+    names = with_hooks(model, x)
+    model.train(mode)
+    for module, was in modes:
+        module.training = was
+    return names
+
+
+def last_axis_only(model, x):
+    """Looks at the last axis, not at all positions."""
+    seen = []
+
+    def hook(layer, inputs, output):
+        shape = inputs[0].shape
+        if shape[0] == 1 and (len(shape) == 2 or shape[-1] == 1):
+            seen.append(layer)
+
+    names = {m: n for n, m in model.named_modules() if is_batch_norm(m)}
+    handles = [m.register_forward_hook(hook) for m in names]
+    with_hooks(model, x)
+    for handle in handles:
+        handle.remove()
+    return [names[m] for m in seen]
+
+
+def leaves_frozen(model, x):
+    names = with_hooks(model, x)
+    model.requires_grad_(False)
+    return names
+
+
 RIGHT_STARVING = [with_hooks, with_a_copy, by_hand]
 WRONG_STARVING = [
     (lambda model, x: None, "returned nothing"),
@@ -190,6 +251,12 @@ WRONG_STARVING = [
     (in_train_mode, "running statistics"),
     (top_level, "pooled branch"),
     (first_layer_only, "expected"),
+    (first_to_raise, "two BN layers"),
+    (training_layers_only, "in eval mode counts"),
+    (restores_bn_only, "restore the mode of each layer"),
+    (last_axis_only, "a column of positions"),
+    (leaves_frozen, "restore requires_grad"),
+    (lambda model, x: (n for n in one_mode_for_all(model, x)), "frozen in eval"),
 ]
 
 

@@ -55,6 +55,18 @@ def test_needs_exactly_one_bound():
             claim("it is so", E, **bounds)
 
 
+def test_bad_arguments_are_named():
+    with pytest.raises(ValueError, match=r"within needs \(low, high\)"):
+        claim("it is so", E, within=(6, 4))
+    with pytest.raises(ValueError, match="expected an Estimate, got 5.0"):
+        claim("it is so", 5.0, above=4)
+
+
+def test_infinity_never_holds():
+    with pytest.raises(ClaimError):
+        claim("it is so", Estimate(9.0, 8.0, float("inf"), 12), above=4)
+
+
 def test_an_estimate_that_is_not_a_number_never_holds():
     nothing = Estimate(*[float("nan")] * 3, 12)
     for bound in ({"above": -1e9}, {"below": 1e9}, {"within": (-1e9, 1e9)}):

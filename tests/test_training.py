@@ -44,6 +44,43 @@ def conv(norm=None):
     return nn.Sequential(*layers).double()
 
 
+class Rebinding(nn.Module):
+    """Binds a new buffer in each pass, as hand-written BN often does."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 10).double()
+        self.register_buffer("mean", torch.zeros(64).double())
+
+    def forward(self, x):
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.mean(0).detach()
+        return self.linear(x - self.mean)
+
+
+class Tied(nn.Module):
+    """The same layer twice, an unused one, and a buffer that is not saved."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(64, 64).double()
+        self.again = self.first
+        self.unused = nn.Linear(3, 3).double()
+        self.last = nn.Linear(64, 10).double()
+        self.register_buffer("scale", torch.rand(1).double(), persistent=False)
+
+    def forward(self, x):
+        return self.scale * self.last(self.again(self.first(x).relu()))
+
+
+def partly_frozen():
+    """A BN layer built in eval mode, its first linear layer frozen."""
+    model = mlp(nn.BatchNorm1d)
+    model[0].requires_grad_(False)
+    model[1].eval()
+    return model
+
+
 def none(_):
     return nn.Identity()
 
@@ -54,6 +91,9 @@ MODELS = {
     "MLP with BN in plain operations": lambda: mlp(PlainBatchNorm),
     "MLP with LayerNorm": lambda: mlp(nn.LayerNorm),
     "conv": lambda: conv(none),
+    "buffers that are bound anew": Rebinding,
+    "tied and unused parameters": Tied,
+    "frozen layers": partly_frozen,
     "conv with nn.BatchNorm2d": lambda: conv(nn.BatchNorm2d),
 }
 
@@ -150,6 +190,35 @@ def test_a_diverged_run_is_reported_and_leaves_the_others_alone():
             assert torch.equal(value[net], mixed.state[name][net])
 
 
+def test_a_last_update_that_diverges_is_reported():
+    runs = train_many(
+        lambda: mlp(none).float(),
+        load_digits(),
+        steps=1,
+        batch_size=8,
+        lr=1e40,
+        seeds=2,
+    )
+    assert np.isfinite(runs.batch_loss).all()
+    assert runs.diverged_at.tolist() == [1, 1]
+    assert np.isnan(runs.scores["test"].accuracy).all()
+
+
+def test_dropout_is_reproducible():
+    def run():
+        def make_model():
+            return nn.Sequential(nn.Dropout(0.5), mlp(none))
+
+        common = dict(steps=5, batch_size=8, lr=0.1, seeds=2)
+        return train_many(make_model, DIGITS, **common).batch_loss
+
+    torch.manual_seed(1)
+    first = run()
+    torch.manual_seed(2)
+    np.testing.assert_array_equal(first, run())
+    assert (first[:, 0] != first[:, 1]).all()
+
+
 def test_tuned_picks_on_validation_and_shuns_divergence():
     runs = train_many(
         MODELS["MLP"],
@@ -229,9 +298,25 @@ def test_refusals():
         train_many(MODELS["MLP"], DIGITS, lr=0.1, **(common | {"batch_size": 0}))
     with pytest.raises(ValueError, match="must lie in 0 to steps=5"):
         train_many(MODELS["MLP"], DIGITS, lr=0.1, checkpoints=[6], **common)
+    for lr in (None, "0.1", -0.1, float("nan")):
+        with pytest.raises(ValueError, match="lr must be|learning rates must be"):
+            train_many(MODELS["MLP"], DIGITS, lr=lr, **common)
+    with pytest.raises(ValueError, match="momentum=None"):
+        train_many(
+            lambda: mlp(lambda c: nn.BatchNorm1d(c, momentum=None)),
+            DIGITS,
+            lr=0.1,
+            **common,
+        )
+    with pytest.raises(ValueError, match="nothing to train"):
+        train_many(lambda: mlp(none).requires_grad_(False), DIGITS, lr=0.1, **common)
+    with pytest.raises(ValueError, match="list of names"):
+        train_many(MODELS["MLP"], DIGITS, lr=0.1, splits="test", **common)
     runs = train_many(MODELS["MLP"], DIGITS, lr=0.1, **common)
     with pytest.raises(ValueError, match="grid of rates"):
         runs.tuned()
+    with pytest.raises(ValueError, match="batch_size must be 1 to 517, got 600"):
+        runs.evaluate(DIGITS.test, batch_size=600)
     with pytest.raises(ValueError, match='"train" or "eval"'):
         runs.evaluate(DIGITS.test, "test")
 
@@ -261,6 +346,19 @@ def test_conditions_equal_single_calls():
     for size, runs in together.items():
         alone = train_many(**conditions[size], **common)
         np.testing.assert_array_equal(runs.batch_loss, alone.batch_loss)
+
+
+def test_conditions_follow_the_course_seed_and_name_the_one_that_fails(monkeypatch):
+    common = {"data": load_digits(), "steps": 2, "batch_size": 8, "seeds": 2}
+    make_model = {"make_model": lambda: mlp(none).float()}
+    for k in ("1", "2"):
+        monkeypatch.setenv("COURSE_SEED", k)
+        runs = train_conditions({"a": make_model | {"lr": 0.1}}, **common)["a"]
+        alone = train_many(**make_model, lr=0.1, **common)
+        np.testing.assert_array_equal(runs.batch_loss, alone.batch_loss)
+    with pytest.raises(ValueError, match="negative") as caught:
+        train_conditions({"bad one": make_model | {"lr": -1}}, **common)
+    assert any("bad one" in note for note in caught.value.__notes__)
 
 
 def test_course_seed_shifts_every_seed(monkeypatch):

@@ -1,5 +1,7 @@
 """Claims: findings that break the build when they stop holding."""
 
+from math import isfinite
+
 from IPython.display import display
 
 from utils.statistics import Estimate
@@ -26,14 +28,19 @@ def claim(
     """
     if sum(bound is not None for bound in (above, below, within)) != 1:
         raise ValueError("give exactly one of above, below, within")
+    if not isinstance(estimate, Estimate):
+        raise ValueError(f"expected an Estimate, got {estimate!r}: use estimate(…)")
     if above is not None:
         holds, bound = estimate.low > above, f"above {above}"
     elif below is not None:
         holds, bound = estimate.high < below, f"below {below}"
     else:
         low, high = within
+        if not low <= high:
+            raise ValueError(f"within needs (low, high), got {within}")
         holds = low <= estimate.low and estimate.high <= high
         bound = f"within {low} to {high}"
+    holds = holds and isfinite(estimate.low) and isfinite(estimate.high)
     measured = f"{estimate}, {estimate.kind} over {estimate.n} seeds; claimed: {bound}"
     if not holds:
         raise ClaimError(f"does not hold: {statement}: {measured}")

@@ -33,21 +33,21 @@ class Digits(NamedTuple):
 def _read_verified(path: Path) -> bytes:
     """The file's bytes, once its checksum has been found right."""
     restore = (
-        f'Restore it with "git checkout -- data/{path.name}" '
-        'or make it anew with "python data/make_digits.py".'
+        'Restore it with "git checkout -- data" in the repository, or make '
+        'it anew with "python data/make_digits.py" (needs scikit-learn).'
     )
     recorded = path.with_suffix(".sha256")
     for needed in (path, recorded):
         if not needed.is_file():
             raise DataError(f"{needed} is missing. {restore}")
     content = path.read_bytes()
-    expected = recorded.read_text().split()[:1]
+    expected = recorded.read_text(errors="replace").split()[:1]
     found = hashlib.sha256(content).hexdigest()
     if [found] != expected:
         raise DataError(
-            f"{path} is truncated or altered: it has {len(content)} bytes "
-            f"and sha256 {found}, and {recorded.name} says "
-            f"{expected[0] if expected else 'nothing'}. {restore}"
+            f"{path} or its checksum is truncated or altered: the file has "
+            f"{len(content)} bytes and sha256 {found}, and {recorded.name} "
+            f"says {expected[0] if expected else 'nothing'}. {restore}"
         )
     return content
 

@@ -35,14 +35,17 @@ class Runs:
     scores: dict[str, Scores]  # by split; arrays (checkpoints, *shape)
     lr: np.ndarray  # (*shape)
     batch_loss: np.ndarray  # (steps, *shape), the loss that was minimised
-    diverged_at: np.ndarray  # (*shape), first update with a loss that is
-    # not finite; -1 where there is none
+    diverged_at: np.ndarray  # (*shape), first update whose loss, or outcome,
+    # is not finite; -1 where there is none
 
     def module(self, *index: int) -> nn.Module:
         """A plain copy of one net: `runs.module(seed)` or (rate, seed)."""
         net = int(np.ravel_multi_index(index, self.lr.shape))
         module = copy.deepcopy(self.template)
-        module.load_state_dict({k: v[net] for k, v in self.state.items()})
+        tensors = [*module.named_parameters(), *module.named_buffers()]
+        with torch.no_grad():
+            for name, tensor in tensors:
+                tensor.copy_(self.state[name][net])
         return module
 
     def evaluate(
@@ -54,11 +57,14 @@ class Runs:
         ones; batch_size None takes the whole split as one batch. A last
         incomplete batch is left out.
         """
+        size = len(split.y) if batch_size is None else batch_size
+        if not 1 <= size <= len(split.y):
+            raise ValueError(f"batch_size must be 1 to {len(split.y)}, got {size}")
+        used = len(split.y) // size * size
         forward = stacked_forward(self.template, mode)
         state = {k: v.clone() for k, v in self.state.items()}
-        size = batch_size or len(split.y)
-        used = len(split.y) // size * size
-        with torch.no_grad():
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # for modules that draw, such as dropout
             logits = torch.cat(
                 [forward(state, x) for x in split.x[:used].split(size)], dim=1
             )
@@ -71,8 +77,13 @@ class Runs:
         seed diverged is out. Returns its index and, by split, its scores,
         arrays (seeds,).
         """
-        if self.lr.ndim != 2:
-            raise ValueError("tuned needs a grid of rates: lr as a column (rates, 1)")
+        if self.lr.ndim != 2 or "validation" not in self.scores:
+            raise ValueError(
+                "tuned needs a grid of rates, lr as a column (rates, 1), "
+                "scored on the validation split"
+            )
+        if step is not None and step not in self.checkpoints:
+            raise ValueError(f"{step} is none of the checkpoints {self.checkpoints}")
         at = self.checkpoints.index(step) if step is not None else -1
         accuracy = self.scores["validation"].accuracy[at].mean(-1)  # (rates,)
         if np.isnan(accuracy).all():
@@ -93,10 +104,17 @@ def stacked_forward(template: nn.Module, mode: str) -> Callable:
     """
     if mode not in ("train", "eval"):
         raise ValueError(f'mode must be "train" or "eval", got {mode!r}')
-    module = copy.deepcopy(template).train(mode == "train")
+    module = copy.deepcopy(template)
+    if mode == "eval":  # "train" leaves each layer in the mode it was made in
+        module.eval()
 
     def one(state: dict, x: torch.Tensor) -> torch.Tensor:
-        return functional_call(module, state, (x,))
+        given = dict(state)
+        logits = functional_call(module, state, (x,))
+        for name, tensor in state.items():
+            if tensor is not given[name]:  # the module has bound a new one
+                given[name].copy_(tensor.detach())
+        return logits
 
     def stacked(state: dict, x: torch.Tensor, own_batches: bool = False):
         x_dim = 0 if own_batches else None

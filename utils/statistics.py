@@ -21,21 +21,30 @@ class Estimate:
     kind: str = "95 % interval"  # what low and high are, or "range"
 
     def __str__(self) -> str:
-        """For example "52.1 % [50.3, 53.9]": two digits of the width."""
-        width = self.high - self.low or abs(self.value)
-        spread = np.isfinite(width) and width > 0
-        decimals = int(1 - np.floor(np.log10(width))) if spread else 0
-        kind = f".{max(decimals, 0)}f" if decimals < 5 else ".1e"
-        numbers = [f"{x:{kind}}" for x in (self.value, self.low, self.high)]
+        """For example "52.1 % [50.3, 53.9]".
+
+        Two digits of the distance from the value to the nearer end.
+        """
+        numbers = np.array([self.value, self.low, self.high])
+        distances = np.array([self.value - self.low, self.high - self.value])
+        distances = distances[np.isfinite(distances) & (distances > 0)]
+        if 0 < np.abs(numbers).max() < 1e-3:
+            form = ".1e"
+        elif len(distances):
+            form = f"z.{max(0, int(1 - np.floor(np.log10(distances.min()))))}f"
+        else:
+            form = ".4g"
+        value, low, high = (format(x, form) for x in numbers.tolist())
         unit = f" {self.unit}" if self.unit else ""
-        return f"{numbers[0]}{unit} [{numbers[1]}, {numbers[2]}]"
+        return f"{value}{unit} [{low}, {high}]"
 
 
 def estimate(values: ArrayLike, method: str = "t", unit: str = "") -> Estimate:
     """Estimate from one value per seed, (seeds,).
 
     method: "t", the mean with Student's interval; "bootstrap", the median
-    with a BCa bootstrap interval; "range", the mean with the smallest and
+    with a percentile
+    bootstrap interval (it bears ties); "range", the mean with the smallest and
     the largest value, for what must hold for every seed.
 
     Raises ValueError when there are fewer than two values, or when some
@@ -55,11 +64,11 @@ def estimate(values: ArrayLike, method: str = "t", unit: str = "") -> Estimate:
     if np.ptp(x) == 0:  # no spread: the interval is a point
         return Estimate(x[0], x[0], x[0], len(x), unit)
     if method == "t":
-        low, high = stats.ttest_1samp(x, 0).confidence_interval(CONFIDENCE)
-        return Estimate(x.mean(), low, high, len(x), unit)
+        error = stats.sem(x) * stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 1)
+        return Estimate(x.mean(), x.mean() - error, x.mean() + error, len(x), unit)
     if method == "bootstrap":
         interval = stats.bootstrap(
-            (x,), np.median, confidence_level=CONFIDENCE, rng=0
+            (x,), np.median, confidence_level=CONFIDENCE, rng=0, method="percentile"
         ).confidence_interval
         return Estimate(np.median(x), interval.low, interval.high, len(x), unit)
     raise ValueError(f'method must be "t", "bootstrap" or "range", got {method!r}')

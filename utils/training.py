@@ -39,6 +39,8 @@ def _build(make_model: Callable[[], nn.Module], seed: int) -> nn.Module:
         return make_model()
 
 
+@torch.random.fork_rng(devices=[])  # the caller's random state stays
+@torch.enable_grad()
 def train_many(
     make_model: Callable[[], nn.Module],
     data: Digits,
@@ -55,9 +57,12 @@ def train_many(
     """Train one net per seed with SGD, all at once, each on its own batches.
 
     Equal to a plain loop with `torch.optim.SGD`, seed by seed: the seed
-    fixes the initialisation and the order of the batches (`batches`).
+    fixes the initialisation and the order of the batches (`batches`). A
+    module that draws in `forward`, such as dropout, is reproducible, but
+    draws other numbers than in a plain loop.
 
     make_model: builds one plain module; called after torch.manual_seed.
+        Parameters and buffers are each net's own, all else is shared.
     lr: a number, one per seed (seeds,), or a grid as a column (rates, 1).
     seeds: a list, or how many of the course's (shifted by COURSE_SEED).
     checkpoints: updates after which all `splits` are scored in eval mode;
@@ -68,13 +73,22 @@ def train_many(
     is the most that pays. Modules must not branch on the values of
     tensors (BatchNorm with momentum=None does).
     """
-    seeds = course_seeds(seeds) if isinstance(seeds, int) else list(seeds)
+    seeds = _seed_list(seeds)
     rates = _rate_grid(lr, len(seeds))
-    checkpoints = sorted(set(checkpoints or [steps]))
-    if steps < 1 or checkpoints[0] < 0 or checkpoints[-1] > steps:
+    checkpoints = [steps] if checkpoints is None else sorted({*map(int, checkpoints)})
+    if (
+        steps < 1
+        or not checkpoints
+        or not 0 <= checkpoints[0] <= checkpoints[-1] <= steps
+    ):
         raise ValueError(f"checkpoints {checkpoints} must lie in 0 to steps={steps}")
+    if isinstance(splits, str):
+        raise ValueError(f'splits must be a list of names, got "{splits}"')
 
     models = [_build(make_model, seed) for seed in seeds]
+    for m in models[0].modules():
+        if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.momentum is None:
+            raise ValueError("BatchNorm with momentum=None branches on a value")
     parameters, buffers = stack_module_state(models)
     copies = rates.size // len(seeds)  # a grid trains every seed at each rate
     state = {
@@ -84,6 +98,8 @@ def train_many(
         for name, t in (parameters | buffers).items()
     }
     weights = [state[name] for name in parameters if state[name].requires_grad]
+    if not weights:
+        raise ValueError("nothing to train: no parameter requires a gradient")
     velocities = [torch.zeros_like(w) for w in weights]
     step_sizes = [
         torch.tensor(rates.flatten(), dtype=w.dtype).view(-1, *[1] * (w.dim() - 1))
@@ -101,6 +117,7 @@ def train_many(
         diverged_at=np.full(rates.shape, -1),
     )
     scored: dict[str, list[Scores]] = {name: [] for name in splits}
+    torch.manual_seed(seeds[0])  # for modules that draw in forward
     for step in progress(range(steps + 1), "updates"):
         if step in checkpoints:
             for name in splits:
@@ -116,11 +133,13 @@ def train_many(
         ).view_as(y)
         loss = loss.mean(1)  # (nets,): the nets share nothing, so the
         # gradient of the sum is each net's own
-        gradients = torch.autograd.grad(loss.sum(), weights)
+        gradients = torch.autograd.grad(loss.sum(), weights, allow_unused=True)
         with torch.no_grad():
             for w, g, v, size in zip(
                 weights, gradients, velocities, step_sizes, strict=True
             ):
+                if g is None:  # unused: torch's SGD skips it, too
+                    continue
                 if weight_decay:
                     g = g + weight_decay * w
                 if momentum:
@@ -129,7 +148,9 @@ def train_many(
         runs.batch_loss[step] = loss.detach().numpy().reshape(rates.shape)
     for t in state.values():
         t.requires_grad_(False)
-    bad = ~np.isfinite(runs.batch_loss)
+    finite = [t.view(len(t), -1).isfinite().all(1).numpy() for t in state.values()]
+    outcome = np.all(finite, axis=0).reshape(1, *rates.shape)
+    bad = ~np.concatenate([np.isfinite(runs.batch_loss), outcome])
     runs.diverged_at = np.where(bad.any(0), bad.argmax(0), -1)
     runs.scores = {
         name: Scores(
@@ -141,9 +162,20 @@ def train_many(
     return runs
 
 
+def _seed_list(seeds: int | Sequence[int]) -> list[int]:
+    """The given seeds, or the course's first ones."""
+    if np.ndim(seeds) == 0:
+        return course_seeds(int(seeds))
+    return [int(seed) for seed in seeds]
+
+
 def _rate_grid(lr: float | Sequence[float] | np.ndarray, n_seeds: int) -> np.ndarray:
     """Learning rates as (seeds,) or (rates, seeds)."""
+    if lr is None or isinstance(lr, str):
+        raise ValueError(f"lr must be one or more numbers, got {lr!r}")
     rates = np.asarray(lr, dtype=float)
+    if not (np.isfinite(rates).all() and (rates >= 0).all()):
+        raise ValueError(f"learning rates must be finite and not negative: {rates}")
     if rates.shape not in [(), (n_seeds,), (len(np.atleast_1d(rates)), 1)]:
         raise ValueError(
             f"lr has shape {rates.shape}: expected a number, one per seed "
@@ -159,12 +191,21 @@ def train_conditions(conditions: dict, workers: int = 2, **common) -> dict:
     all share unless they say otherwise. Returns {name: Runs}.
     """
 
-    def train(arguments: dict) -> Runs:
+    def train(name: object, arguments: dict) -> Runs:
         torch.set_num_threads(1)
-        os.environ["COURSE_PROGRESS"] = "0"
-        return train_many(**(common | arguments))
+        os.environ["COURSE_PROGRESS"] = "0"  # the worker's own
+        try:
+            return train_many(**arguments)
+        except Exception as error:
+            error.add_note(f"in the condition {name!r}")
+            raise
 
-    jobs = (delayed(train)(arguments) for arguments in conditions.values())
-    parallel = Parallel(n_jobs=workers, return_as="generator")
+    jobs = []
+    for name, own in conditions.items():
+        arguments = common | own
+        # the course's seeds are those of this process, not of the worker
+        arguments["seeds"] = _seed_list(arguments.get("seeds", 12))
+        jobs.append(delayed(train)(name, arguments))
+    parallel = Parallel(n_jobs=workers, return_as="generator", backend="loky")
     results = progress(parallel(jobs), "conditions", len(conditions))
     return dict(zip(conditions, results, strict=True))

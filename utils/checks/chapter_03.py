@@ -238,6 +238,10 @@ def freeze_batch_norm(answer: Callable) -> str:
                 name not in state or torch.equal(state[name], value),
                 f"freezing itself changed {name}: keep what was learnt",
             )
+        expect(
+            any(p.requires_grad for p in model.parameters()),
+            "no parameter is left to train: only BN layers are to be frozen",
+        )
         others = _others(model, layers)
         for _ in range(2):  # the second epoch's model.train()
             model.train()

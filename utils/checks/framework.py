@@ -22,13 +22,17 @@ def check(examine: Callable) -> Callable[[Callable], bool]:
     @functools.wraps(examine)
     def verdict(answer: Callable) -> bool:
         try:
-            with warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            with (
+                warnings.catch_warnings(),
+                torch.random.fork_rng(devices=[]),
+                torch.enable_grad(),
+            ):
                 warnings.simplefilter("ignore")  # stderr would score 0
                 torch.manual_seed(0)
                 message, passed = f"Passed: {examine(answer)}", True
         except NotYet as hint:
             message, passed = f"Not yet: {hint}", False
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             kind = type(error).__name__
             message, passed = f"Not yet: your code raised {kind}: {error}", False
         print(message)

@@ -16,6 +16,8 @@ GOOD_TEXT = """\
 
 Code `[^1]`, `{ref}`, `\\(x\\)` and mathematics, $x_{[^1]}$, $\\|x\\|$ are fine, as is
 a [link](03_chapter.ipynb), *this*, [ ] and `~~`; the range [0, 1] (too); ~3 s.
+As are **30**% of x<sub>1</sub><sup>2</sup>,<br>`<img>`, `\\begin{align}`, 1 < 2 + 3
+<https://example.org>.
 
 $$
 \\begin{aligned} y &= \\gamma \\hat x + \\beta \\\\[4pt] z &= y \\end{aligned}
@@ -33,6 +35,12 @@ $$
 <details><summary>Why?</summary>
 
 Because.
+
+</details>
+
+<details open><summary>And?</summary>
+
+Also.
 
 </details>"""
 

@@ -154,6 +154,15 @@ def test_the_set_up_fetches_nothing_inside_the_course(colab, remote):
     assert set(inside.iterdir()) == before
 
 
+def test_another_project_around_it_is_not_taken_for_the_course(folder, colab):
+    """Many projects have a utils/training.py."""
+    (folder.parent / "utils").mkdir()
+    (folder.parent / "utils" / "training.py").touch()
+    done = set_up(folder, colab)
+    assert done.returncode == 0, done.stderr
+    assert (folder / CLONE / "utils").is_dir()
+
+
 def test_a_failed_fetch_says_so_and_can_be_tried_again(folder, colab, tmp_path):
     nowhere = f"url.{(tmp_path / 'nowhere').as_uri()}.insteadOf"
     done = set_up(folder, colab | {"GIT_CONFIG_KEY_0": nowhere})

@@ -43,11 +43,30 @@ def test_ruff_and_nbstripout_accept_the_good_chapter(project):
     "text, finding",
     [
         ("```{note}\nA note\n```", "the MyST directive {note}"),
+        ("``` {note}\nA note\n```", "the MyST directive {note}"),
         (":::{note}\nA note\n:::", "a MyST fence"),
         ("See {ref}`this <there>`.", "the MyST role on `this <there>`"),
         ("See {doc}`03_chapter`.", "the MyST role on `03_chapter`"),
         ("(there)=\n# Title", "a MyST label"),
+        ("Text\n(eq:loss)=\nmore", "a MyST label"),
+        ("(fig.x)=\n# Title", "a MyST label"),
+        ("(a b)=\n# Title", "a MyST label"),
         ("It is 30\n% of all.", "a line that MyST takes for a comment"),
+        ("%hidden", "a line that MyST takes for a comment"),
+        ("> % a\n>", "a line that MyST takes for a comment"),
+        ("A\n+++\nB", "a line +++"),
+        ("\\begin{align}\nx &= 1\n\\end{align}", "outside $$"),
+        ("So \\begin{align*} x &= 1 \\end{align*}", "outside $$"),
+        ('<img src="plot.png">', "the HTML tag <img>"),
+        ('See <a href="https://example.org">this</a>.', "the HTML tag <a>"),
+        ("<script>alert(1)</script>", "the HTML tag <script>"),
+        ('- <iframe src="x"></iframe>', "the HTML tag <iframe>"),
+        (
+            "<details><summary>A</summary>\n\n<h3>B</h3>\n\n</details>",
+            "the HTML tag <h3>",
+        ),
+        ("x<SUB>1</SUB>", "the HTML tag <SUB>"),
+        ("<DETAILS><SUMMARY>A</SUMMARY>\n\nB\n\n</DETAILS>", "tag <DETAILS>"),
         ("It is {{ number }}.", "a MyST substitution"),
         ("It holds.[^1]\n\n[^1]: In one paper.", "a footnote"),
         ("It holds.[^1]\n\n[^1]: https://example.org", "a footnote"),
@@ -66,6 +85,11 @@ def test_ruff_and_nbstripout_accept_the_good_chapter(project):
         ("<details><summary>A</summary>\n\nB\n</details>", "without blank lines"),
         ("A\n<details><summary>A</summary>\n\nB\n\n</details>", "without blank"),
         ("<details><summary>A</summary>\n\nB", "opened and closed unequally"),
+        ("<details open><summary>A</summary>\n\nB", "closed unequally"),
+        (
+            "</details>\n\nB\n\n<details><summary>A</summary>",
+            "opened and closed unequally",
+        ),
         (
             "<details><summary>A</summary>\n\n## B\n\n</details>",
             "a heading inside <details>",
@@ -89,6 +113,10 @@ def test_markdown_that_does_not_read_everywhere(project, text, finding):
         ("!pip install torch", "a shell command"),
         ("%pip install torch", "installs a package"),
         ("%%bash\nls", "a shell command"),
+        ("%%!\nls", "a shell command"),
+        ("x = !ls", "a shell command"),
+        ("x = %sx ls", "a shell command"),
+        ("x = %system ls", "a shell command"),
         ('run(["-m", "pip", "install", "torch"])', "installs a package"),
         ("\n".join(f"x{i} = {i}" for i in range(26)), "26 lines of code"),
         ("# @title Hidden\nx = 1", "hidden in some places only"),
@@ -102,12 +130,22 @@ def test_code_that_has_no_place_in_a_chapter(project, source, finding):
     assert any(finding in line for line in lines), lines
 
 
+@pytest.mark.parametrize("source", ["x != 1", 'print(f"{x=!r}")', "x = y %sx"])
+def test_code_that_only_looks_like_a_shell(project, source):
+    assert found(project, set_source("a-figure", source)) == []
+
+
 def set_id(name):
     return lambda by_id, cells: by_id["a-figure"].update(id=name)
 
 
 def set_source(cell, source):
     return lambda by_id, cells: by_id[cell].update(source=source)
+
+
+def end_solution(asserted):
+    source = f"# @title Solution 3.1\nassert {asserted}"
+    return set_source("ex-1-solution", source)
 
 
 def set_metadata(cell, **metadata):
@@ -194,11 +232,22 @@ def text_between(by_id, cells):
         ),
         (set_source("ex-1", "Double it."), "no prompt before it"),
         (set_source("ex-1-stub", "x = 1"), "no place to write"),
+        (
+            set_source("ex-1-stub", "...  # your code here, 1 line\nx = 2"),
+            "no place to write at its end",
+        ),
         (set_mark("ex-1-stub", grade=True), "nbgrader marks: grade solution"),
         (set_mark("ex-1-stub", schema_version=2), "nbgrader marks: none"),
         (set_mark("ex-1-stub", grade_id="double"), "no grade_id of an exercise"),
+        (
+            set_mark("ex-1-stub", grade_id="ex-04-1"),
+            "no grade_id of an exercise of this",
+        ),
         (set_mark("ex-1-check", locked=False), "nbgrader marks: grade points"),
         (set_mark("ex-1-check", points=0), "nbgrader marks: grade locked ->"),
+        (set_mark("ex-1-check", points=-1), "nbgrader marks: grade locked ->"),
+        (set_mark("ex-1-check", points="2"), "nbgrader marks: grade locked ->"),
+        (set_mark("ex-1-check", points=True), "nbgrader marks: grade locked ->"),
         (set_mark("ex-1-check", grade_id="ex-03-1-test"), "does not match"),
         (set_mark("ex-1-check", grade_id="ex-03-1"), "its grade_id is not unique"),
         (set_source("ex-1-check", "checks.double(double);"), "not a check"),
@@ -206,11 +255,13 @@ def text_between(by_id, cells):
             set_source("ex-1-check", "from utils import checks\n\nchecks.double(f)"),
             "not a check",
         ),
-        (set_source("ex-1-solution", ""), "the last line does not check it"),
-        (
-            set_source("ex-1-solution", "# @title Solution 3.1\nassert checks.x(x)"),
-            "the last line does not check it",
-        ),
+        (set_source("ex-1-solution", ""), "ex-1-solution: the solution is empty"),
+        (set_source("ex-2-solution", "\n"), "ex-2-solution: the solution is empty"),
+        (end_solution("checks.x(x)"), "-> assert checks.double(double)"),
+        (end_solution("checks.double(double) or True"), "does not check it"),
+        (end_solution("checks.double(abs)"), "does not check it"),
+        (end_solution("checks.double(double)\nx = 1"), "does not check it"),
+        (end_solution("checks.double(double"), "does not check it"),
         (
             set_source("ex-1-solution", "# @title Answer\nassert checks.double(x)"),
             "the first line is not its title -> # @title Solution 3.1",
@@ -245,10 +296,73 @@ def test_an_old_format_is_seen(project):
     assert any("format 4.4" in line for line in lint.lint_notebook(path, project))
 
 
-@pytest.mark.parametrize("folder", ["home", "Users", "root", "work"])
-def test_a_path_of_one_machine_is_seen(tmp_path, folder):
+def test_a_call_on_several_lines_is_the_same_call(project):
+    def change(by_id, cells):
+        by_id[
+            "ex-1-check"
+        ].source = "from utils import checks\n\nchecks.double(\n    double,\n    2,\n);"
+        solution = "# @title Solution 3.1\nassert checks.double(double, 2)"
+        by_id["ex-1-solution"].source = solution
+
+    assert found(project, change) == []
+
+
+@pytest.mark.parametrize(
+    "change, finding",
+    [
+        (set_metadata("a-figure", tags=None), "metadata.tags: None is not of type"),
+        (set_metadata("a-figure", mystnb=None), "metadata.mystnb: None is not"),
+        (set_metadata("a-figure", mystnb={"image": None}), "mystnb.image: None is"),
+        (
+            set_metadata("a-figure", mystnb={"image": {"alt": 3}}),
+            "mystnb.image.alt: 3 is not of type 'string'",
+        ),
+        (set_metadata("a-figure", nbgrader=None), "metadata.nbgrader: None is not"),
+        (set_mark("ex-1-stub", grade_id=3), "metadata.nbgrader.grade_id: 3 is not"),
+    ],
+)
+def test_a_cell_whose_form_is_wrong_is_named(project, change, finding):
+    (line,) = found(project, change)
+    assert "03_chapter.ipynb, cell " in line and finding in line
+
+
+@pytest.mark.parametrize(
+    "text, finding",
+    [
+        ("", "not a notebook (Expecting value"),
+        ("\ufeff{}", "not a notebook (Unexpected UTF-8 BOM"),
+        ("<<<<<<< HEAD\n{}", "not a notebook (Expecting value"),
+        ("\udcff", "not a notebook ('utf-8' codec"),
+        ("[]", "not a valid notebook"),
+        ("{}", "format None.None"),
+        ('{"nbformat": 4, "nbformat_minor": 5}', "not a valid notebook"),
+        (
+            '{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [null]}',
+            "not a valid notebook: cells.0",
+        ),
+    ],
+)
+def test_a_file_that_is_no_notebook_is_named(project, text, finding):
+    path = project / "chapters" / "03_chapter.ipynb"
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
+    lines = lint.lint_notebook(path, project)
+    assert lines
+    assert all(line.startswith("chapters/03_chapter.ipynb: ") for line in lines)
+    assert any(finding in line for line in lines), lines
+
+
+# Each | stands for the separator: written out, lint would find it here.
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("|home|me|data.csv", "|Users|me", "|root", "|root|x", "|work|x"),
+        *("file:||home|me", "C:|Users|me"),
+    ],
+)
+def test_a_path_of_one_machine_is_seen(tmp_path, text):
     path = tmp_path / "notes.txt"
-    path.write_text(f"fine\nopen('/{folder}/me/data.csv')\n")
+    place = text.replace("|", "\\\\" if "C:" in text else "/")
+    path.write_text(f"fine\nopen('{place}')\n")
     assert lint.lint_text(path, tmp_path) == [
         "notes.txt, line 2: a path of one machine -> make it relative"
     ]
@@ -256,7 +370,10 @@ def test_a_path_of_one_machine_is_seen(tmp_path, folder):
 
 @pytest.mark.parametrize(
     "text",
-    ["https://example.org/home/page", "frame/work/x", "~/work/x", "at home/work"],
+    [
+        *("https://example.org/home/page", "frame/work/x", "~/work/x"),
+        *("at home/work", "'/tmp'", "'/content'", "/content/bn-measured", "</root>"),
+    ],
 )
 def test_other_paths_are_fine(tmp_path, text):
     (tmp_path / "notes.txt").write_text(text)
@@ -279,3 +396,8 @@ def test_a_project_is_searched_for_notebooks_pages_and_texts(project):
     assert lint.findings(project) == [
         "README.md: gone.md does not exist -> link to what is there"
     ]
+
+
+def test_outside_a_git_checkout_one_sentence_says_so(project):
+    with pytest.raises(SystemExit, match="Lint needs a git clone.*not a git repos"):
+        lint.findings(project)

@@ -2,6 +2,7 @@
 
 import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell
 
 import release
 from tests.notebooks import good_cells, make_project, write_chapter
@@ -49,7 +50,7 @@ def test_a_solution_without_its_tag_is_not_handed_out(project, name):
         if cell.id == name:
             cell.metadata.tags = []
     write_chapter(project, cells)
-    with pytest.raises(ValueError, match="tag its cell solution"):
+    with pytest.raises(SystemExit, match="not followed by its cells"):
         release.release(project)
 
 
@@ -58,5 +59,39 @@ def test_a_copied_solution_is_not_handed_out(project):
     solution = next(cell for cell in cells if cell.id == "ex-1-solution")
     cells[2].source = "\n" + solution.source + "\n"
     write_chapter(project, cells)
-    with pytest.raises(ValueError, match="ex-1-solution: the solution is still there"):
+    with pytest.raises(SystemExit, match="ex-1-solution: the solution is still there"):
+        release.release(project)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "# @Title solution 3.1",
+        "#@title Solution 3.1",
+        "<details><summary>ANSWER</summary>\n\nTwo.\n\n</details>",
+    ],
+)
+def test_what_looks_like_a_solution_is_not_handed_out(project, source):
+    new = new_code_cell if source.startswith("#") else new_markdown_cell
+    write_chapter(project, [*good_cells(project), new(source, id="stray")])
+    with pytest.raises(SystemExit, match="cell stray: .*still there"):
+        release.release(project)
+
+
+def test_a_chapter_with_findings_is_refused_and_nothing_changes(project):
+    (written,) = release.release(project)
+    before = written.read_bytes()
+    cells = good_cells(project)
+    cells[4].source += "\n    return 2 * x"
+    write_chapter(project, cells)
+    with pytest.raises(SystemExit, match="ex-1-stub: no place to write at its end"):
+        release.release(project)
+    assert written.read_bytes() == before
+
+
+def test_an_emptied_solution_is_named(project):
+    cells = good_cells(project)
+    cells[6].source = ""
+    write_chapter(project, cells)
+    with pytest.raises(SystemExit, match="ex-1-solution: the solution is empty"):
         release.release(project)

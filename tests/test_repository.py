@@ -101,6 +101,13 @@ def test_the_endings_that_people_paste_are_dropped(project, ending):
         "https://example.org/you/name",
         'https://github.com/you/na"me',
         "https://github.com/you/name name",
+        "https://github.com/you/.",
+        "https://github.com/you/..",
+        "https://github.com/you/../",
+        "https://github.com/you/.git",
+        "https://github.com/you/name.git.git",
+        "https://github.com/you-/name",
+        "https://github.com/-you/name",
     ],
 )
 def test_what_is_no_address_is_refused_and_nothing_changes(project, url):

@@ -1,6 +1,8 @@
 """The workflows are valid, may do no more than they need, and are pinned."""
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -68,3 +70,27 @@ def test_the_checkout_leaves_no_credentials(path):
     for step in steps:
         if step.get("uses", "").startswith("actions/checkout@"):
             assert step["with"]["persist-credentials"] is False
+
+
+@pytest.mark.parametrize("command", [".ci/run", "tools/environment.sh python"])
+def test_scripts_ignore_an_exported_cdpath(tmp_path, command):
+    """It would send a relative `cd` elsewhere, and print where."""
+    project, other, fakes = tmp_path / "course", tmp_path / "other", tmp_path / "bin"
+    for script in (".ci/run", "tools/environment.sh"):
+        for root in (project, other):
+            (root / script).parent.mkdir(parents=True)
+        shutil.copy(ROOT / script, project / script)
+    fakes.mkdir()
+    # Each says where it runs. The real apt-get must not run where this test fails.
+    for name in ("git", "make", "chromium", "python3.11", "apt-get", "sudo"):
+        (fakes / name).write_text("#!/bin/sh\npwd\n")
+        (fakes / name).chmod(0o755)
+    paths = {"PATH": f"{fakes}:{os.environ['PATH']}", "CDPATH": str(other)}
+    done = subprocess.run(
+        ["bash", *command.split()],
+        cwd=project,
+        env=os.environ | paths,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == f"{project}\n", done.stderr

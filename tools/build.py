@@ -72,9 +72,10 @@ def run_jupyter_book() -> tuple[int, list[str]]:
         "COURSE_PROGRESS": "0",
         "PYTHONUNBUFFERED": "1",
     }
-    program = Path(sys.executable).with_name("jupyter-book")
+    # Not .venv/bin/jupyter-book, which breaks when the folder is moved.
+    program = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
     process = subprocess.Popen(
-        [program, "build", "-W", "-n", "--keep-going", "--all", ROOT],
+        [*program, "build", "-W", "-n", "--keep-going", "--all", ROOT],
         env=os.environ | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

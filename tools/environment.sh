@@ -4,7 +4,7 @@
 #   tools/environment.sh tests    and what tests it (requirements-dev.txt)
 #   tools/environment.sh python   prints the Python 3.11 that .venv would use
 set -euo pipefail
-cd "$(dirname "$0")/.."
+CDPATH= cd -- "$(dirname -- "$0")/.."
 
 fail() {
     echo "$1" >&2

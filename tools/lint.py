@@ -6,6 +6,7 @@ The rules of the notebooks are in rules.py, rules_markdown.py and
 rules_exercises.py.
 """
 
+import json
 import re
 import subprocess
 import sys
@@ -19,19 +20,29 @@ import rules_markdown
 from repository import ROOT
 
 RULES = [*rules.RULES, *rules_markdown.RULES, *rules_exercises.RULES]
-LOCAL_PATH = re.compile(r"(?<![\w.~}])/(home|Users|root|work)/\w+")
+# Somebody's folder; /tmp and Colab's /content are fine.
+UNIX = r"(?<![\w.~}<])/((home|Users)/\w|(root|work)(?![\w-]))"
+WINDOWS = r"\b[A-Za-z]:\\+Users\\+\w"
+LOCAL_PATH = re.compile(f"{UNIX}|{WINDOWS}")
 
 
 def lint_notebook(path: Path, root: Path) -> list[str]:
     """What the rules find in one notebook, one line each."""
-    # As it is stored: nbformat.read would mend ids that are not unique.
-    notebook = nbformat.v4.reads(path.read_text(encoding="utf-8"))
-    chapter = rules.Chapter(path, notebook, root)
+    name = path.relative_to(root)
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also a byte that is not UTF-8
+        return [f"{name}: not a notebook ({error}) -> restore it from git"]
+    found = [*rules.form(stored)]
+    if not found:
+        # As it is stored: nbformat.read would mend ids that are not unique.
+        notebook = nbformat.v4.to_notebook(stored)
+        chapter = rules.Chapter(path, notebook, root)
+        found = [finding for rule in RULES for finding in rule(chapter)]
     lines = []
-    for rule in RULES:
-        for cell, what, remedy in rule(chapter):
-            place = f", cell {cell.get('id')}" if cell is not None else ""
-            lines.append(f"{path.relative_to(root)}{place}: {what} -> {remedy}")
+    for cell, what, remedy in found:
+        place = f", cell {cell.get('id')}" if cell is not None else ""
+        lines.append(f"{name}{place}: {what} -> {remedy}")
     return lines
 
 
@@ -63,7 +74,14 @@ def lint_page(path: Path, root: Path) -> list[str]:
 def files_of(root: Path) -> list[Path]:
     """The files that git tracks or would add."""
     command = ["git", "ls-files", "-z", "-co", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=root, check=True, capture_output=True)
+    try:
+        listed = subprocess.run(command, cwd=root, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        why = getattr(error, "stderr", b"").decode().split("\n")[0] or error
+        sys.exit(
+            "Lint needs a git clone, not a downloaded ZIP: "
+            f"it asks git which files to check, and git says: {why}"
+        )
     paths = {root / name for name in listed.stdout.decode().split("\0") if name}
     return sorted(path for path in paths if path.is_file())
 

@@ -2,18 +2,28 @@
 
 They stand alone, since the set-up cell fetches the course where it is missing.
 `make release` writes them to _release/student/chapters and prints their names.
+It writes nothing when lint finds something in a chapter, since a solution that
+is marked wrongly would be handed out.
 """
 
+import re
 import shutil
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
 from nbconvert.preprocessors import TagRemovePreprocessor
 from nbformat import NotebookNode
 
+import lint
 from repository import ROOT
 
 RELEASE = Path("_release") / "student" / "chapters"
+# How a solution begins, in code and in words.
+SOLUTION = re.compile(
+    r"#\s*@title\s+solution\b|<summary>\s*answer\s*</summary>", re.IGNORECASE
+)
 
 
 def has_tag(cell: NotebookNode, tag: str) -> bool:
@@ -27,34 +37,40 @@ def student_version(notebook: NotebookNode) -> NotebookNode:
     return student
 
 
-def verify(notebook: NotebookNode, student: NotebookNode) -> None:
-    """Raise unless all solutions are gone, and nothing but the solutions."""
+def problems(notebook: NotebookNode, student: NotebookNode) -> Iterator[str]:
+    """Solutions that are still there, and cells that should be and are not."""
     text = "\n".join(cell.source for cell in student.cells)
     for cell in notebook.cells:
         solution = has_tag(cell, "solution")
         if solution and cell.source.strip() in text:
-            raise ValueError(f"cell {cell.id}: the solution is still there")
+            yield f"cell {cell.id}: the solution is still there -> remove its copy"
         if not solution and cell not in student.cells:
-            raise ValueError(f"cell {cell.id}: lost, and it is no solution")
-    for sign in ("# @title Solution", "<summary>Answer</summary>"):
-        if sign in text:
-            raise ValueError(f"{sign!r} is still there: tag its cell solution")
-    nbformat.validate(student)
+            yield f"cell {cell.id}: lost, and it is no solution -> report this"
+    for cell in student.cells:
+        if found := SOLUTION.search(cell.source):
+            yield f"cell {cell.id}: {found[0]!r} is still there -> tag it solution"
 
 
 def release(root: Path) -> list[Path]:
     """Write the students' version of every chapter; return the files."""
+    found, students = [], {}
+    for path in sorted((root / "chapters").glob("*.ipynb")):
+        lines = lint.lint_notebook(path, root)
+        if not lines:
+            notebook = nbformat.read(path, as_version=4)
+            students[path.name] = student_version(notebook)
+            wrong = problems(notebook, students[path.name])
+            lines = [f"{path.relative_to(root)}, {line}" for line in wrong]
+        found += lines
+    if found:
+        sys.exit("\n".join([*found, "Nothing is released: mend this first."]))
     folder = root / RELEASE
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    written = []
-    for path in sorted((root / "chapters").glob("*.ipynb")):
-        notebook = nbformat.read(path, as_version=4)
-        student = student_version(notebook)
-        verify(notebook, student)
-        nbformat.write(student, folder / path.name)
-        written.append(folder / path.name)
-    return written
+    for name, student in students.items():
+        nbformat.validate(student)
+        nbformat.write(student, folder / name)
+    return [folder / name for name in students]
 
 
 if __name__ == "__main__":

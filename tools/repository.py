@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ADDRESS = re.compile(r"https://github\.com/[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+")
+OWNER = r"[A-Za-z0-9]+(-[A-Za-z0-9]+)*"
+NAME = r"(?!\.{1,2}$)[A-Za-z0-9._-]+(?<!\.git)"
+ADDRESS = re.compile(f"https://github\\.com/{OWNER}/{NAME}")
 
 # Each matches what stands before the address; the address ends at a quote,
 # a backslash (a quote in a notebook's JSON) or a space.

@@ -1,7 +1,8 @@
 """What tools/lint.py asks of a stored notebook and of its code cells.
 
 A rule is a function that takes a `Chapter` and yields findings: the cell, what
-is wrong, what to do. The last line lists the rules.
+is wrong, what to do. The last line lists the rules. They take the notebook's
+form for granted: `form` comes first.
 """
 
 import re
@@ -9,13 +10,15 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from jsonschema import Draft202012Validator
 from nbformat import NotebookNode
 from nbformat.validator import iter_validate
 
 from repository import setup_source
 
-Finding = tuple[NotebookNode | None, str, str]
+Finding = tuple[dict | None, str, str]
 
 TAGS = {
     *("hide-input", "hide-cell", "hide-output"),
@@ -25,8 +28,21 @@ TAGS = {
 }
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 RANDOM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){0,3}(-[0-9a-f]{12})?")
-SHELL = re.compile(r"^\s*(!|%%?(pip|conda|bash|sh|script|sx|system)\b)", re.MULTILINE)
+MAGIC = r"^\s*(!|%%!|%%?(pip|conda|bash|sh|script|sx|system)\b)"
+ASSIGNED = r"=\s*(!(?![rsa][:}])|%(sx|system)\b)"  # but f"{x=!r}" is fine
+SHELL = re.compile(f"{MAGIC}|{ASSIGNED}", re.MULTILINE)
 INSTALL = re.compile(r"\b(pip|conda)\b[\s\"',]+install\b")
+
+
+def fields(**types: dict) -> dict:
+    """The JSON schema of an object, by its fields that may not be anything."""
+    return {"type": "object", "properties": types}
+
+
+# What the rules read of a cell's metadata, on top of nbformat's own schema.
+TEXT = {"type": "string"}
+METADATA = fields(mystnb=fields(image=fields(alt=TEXT)), nbgrader=fields(grade_id=TEXT))
+CELLS = fields(cells={"items": fields(metadata=METADATA)})
 
 
 @dataclass
@@ -36,6 +52,11 @@ class Chapter:
     path: Path
     notebook: NotebookNode
     root: Path
+
+    @property
+    def number(self) -> str:
+        """03 for chapters/03_statistics.ipynb."""
+        return self.path.stem.partition("_")[0]
 
     @property
     def cells(self) -> list[NotebookNode]:
@@ -54,12 +75,23 @@ def tags(cell: NotebookNode) -> list[str]:
     return cell.metadata.get("tags", [])
 
 
+def form(stored: Any) -> Iterator[Finding]:
+    """What is wrong with the form of a notebook, as it was read from JSON."""
+    if isinstance(stored, dict):
+        version = f"{stored.get('nbformat')}.{stored.get('nbformat_minor')}"
+        if version != "4.5":
+            yield None, f"format {version}", "store it as 4.5"
+            return
+    errors = [*iter_validate(stored, version=4, version_minor=5)]
+    for error in errors or Draft202012Validator(CELLS).iter_errors(stored):
+        path = list(error.absolute_path)
+        cell = stored["cells"][path[1]] if path[1:] and path[0] == "cells" else None
+        cell = cell if isinstance(cell, dict) else None
+        what = f"{'.'.join(map(str, path))}: {error.message:.60}"
+        yield cell, f"not a valid notebook: {what}", "mend or save it anew"
+
+
 def stored_clean(chapter: Chapter) -> Iterator[Finding]:
-    nb = chapter.notebook
-    if (nb.nbformat, nb.nbformat_minor) != (4, 5):
-        yield None, f"format {nb.nbformat}.{nb.nbformat_minor}", "store it as 4.5"
-    for error in iter_validate(nb):
-        yield None, f"not a valid notebook: {error.message:.60}", "mend or save it anew"
     for cell in chapter.code:
         if cell.outputs or cell.execution_count is not None:
             yield cell, "stored with outputs", "run nbstripout --keep-id on it"

@@ -5,6 +5,7 @@ The book folds the solutions, the students' release leaves them out, and
 nbgrader finds its metadata in place.
 """
 
+import ast
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from nbformat.v4 import new_markdown_cell
 
 from rules import Chapter, Finding, tags
 
-CALL = re.compile(r"from utils import checks\s+(checks\.\w+\().*\);", re.DOTALL)
+STUB = re.compile(r"(.* )?\.\.\.  # your code here.*")
+CHECK = re.compile(r"from utils import checks\s+checks\.\w+\(.*\);", re.DOTALL)
 ANSWER = "<details><summary>Answer</summary>"
 
 
@@ -25,14 +27,26 @@ def nbgrader(cell: NotebookNode) -> dict:
 def marks(cell: NotebookNode) -> str:
     """nbgrader's marks that are set: `grade locked points`, say."""
     have = nbgrader(cell)
+    if have.get("schema_version") != 3:
+        return "none"
     names = ("grade", "locked", "points", "solution", "task")
-    known = have.get("schema_version") == 3
-    return " ".join(name for name in names if have.get(name)) if known else "none"
+    points = have.get("points")
+    positive = type(points) in (int, float) and points > 0
+    have = {**have, "points": positive}
+    return " ".join(name for name in names if have.get(name) is True)
 
 
 def title(number: str) -> str:
     """07-1 is solution 7.1."""
     return "# @title Solution " + number.lstrip("0").replace("-", ".")
+
+
+def last_statement(source: str) -> str:
+    """A cell's last statement in one form: on one line, without comments."""
+    try:
+        return ast.unparse(ast.parse(source).body[-1])
+    except (SyntaxError, IndexError):
+        return ""
 
 
 def prompt(before: NotebookNode, stub: NotebookNode) -> Iterator[Finding]:
@@ -46,19 +60,18 @@ def in_code(
 ) -> Iterator[Finding]:
     if marks(stub) != "solution":
         yield stub, f"nbgrader marks: {marks(stub)}", "only solution (schema 3)"
-    if "# your code here" not in stub.source:
-        yield stub, "no place to write", "a line ...  # your code here, about 3 lines"
+    if not STUB.fullmatch(stub.source.strip().split("\n")[-1]):
+        yield stub, "no place to write at its end", "...  # your code here, 3 lines"
     if marks(check) != "grade locked points":
-        yield check, f"nbgrader marks: {marks(check)}", "grade, locked and points"
+        yield check, f"nbgrader marks: {marks(check)}", "grade, locked, points > 0"
     if nbgrader(check).get("grade_id") != f"ex-{number}-check":
         yield check, "its grade_id does not match", f"ex-{number}-check"
-    call = CALL.fullmatch(check.source.strip())
-    lines = solution.source.splitlines() or [""]
-    if call is None:
+    call = last_statement(check.source)
+    if not CHECK.fullmatch(check.source.strip()) or not call.startswith("checks."):
         yield check, "not a check", "from utils import checks, then checks.name(…);"
-    elif not lines[-1].startswith(f"assert {call[1]}"):
-        yield solution, "the last line does not check it", f"assert {call[1]}…)"
-    if lines[0] != title(number):
+    elif last_statement(solution.source) != f"assert {call}":
+        yield solution, "the last line does not check it", f"assert {call}"
+    if solution.source.partition("\n")[0] != title(number):
         yield solution, "the first line is not its title", title(number)
     if sorted(tags(solution)) != ["hide-cell", "solution"]:
         yield solution, "not folded in the book", "the tags solution and hide-cell"
@@ -68,7 +81,7 @@ def in_code(
 
 def in_words(answer: NotebookNode, solution: NotebookNode) -> Iterator[Finding]:
     if marks(answer) != "grade points solution":
-        yield answer, f"nbgrader marks: {marks(answer)}", "grade, points and solution"
+        yield answer, f"nbgrader marks: {marks(answer)}", "grade, solution, points > 0"
     if sorted(tags(answer)) != ["exercise", "remove-cell"]:
         yield answer, "shown in the book", "the tags exercise and remove-cell"
     if not solution.source.startswith(ANSWER):
@@ -84,14 +97,18 @@ def exercises(chapter: Chapter) -> Iterator[Finding]:
         if "exercise" not in tags(stub):
             continue
         yield from prompt(cells[i - 1], stub)
-        name = re.fullmatch(r"ex-(\d+-\d+)", nbgrader(stub).get("grade_id", ""))
+        grade_id = nbgrader(stub).get("grade_id", "")
+        name = re.fullmatch(rf"ex-({chapter.number}-\d+)", grade_id)
         if name is None:
-            yield stub, "no grade_id of an exercise", "ex-<chapter>-<number>"
+            what = "no grade_id of an exercise of this chapter"
+            yield stub, what, f"ex-{chapter.number}-<number>"
         order = ["check", "solution"] if stub.cell_type == "code" else ["solution"]
         rest = cells[i + 1 : i + 1 + len(order)]
         expected |= {stub.get("id"), *(cell.get("id") for cell in rest)}
         if any(tag not in tags(cell) for tag, cell in zip(order, rest)):
             yield stub, "not followed by its cells", " and ".join(order)
+        elif not rest[-1].source.strip():
+            yield rest[-1], "the solution is empty", "write it, or drop the exercise"
         elif name and stub.cell_type == "code":
             yield from in_code(name[1], stub, *rest)
         elif name:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 REPOSITORY = "https://github.com/OWNER/REPOSITORY"
 places = [Path.cwd(), *Path.cwd().parents, Path.cwd() / "bn-measured"]
-found = [p for p in places if (p / "utils" / "training.py").is_file()]
+found = [p for p in places if (p / "data" / "digits.sha256").is_file()]
 if not found:
     command = ["git", "clone", "--quiet", "--depth=1", REPOSITORY]
     subprocess.run([*command, str(places[-1])], check=True)

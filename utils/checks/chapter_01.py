@@ -108,6 +108,7 @@ def noise_drift(answer: Callable) -> str:
             "up and down do not cancel: the drift takes absolute values": 0.0,
         }
         for hint, wrong in mistakes.items():
-            expect(abs(result - wrong) > 0.03 * max(wrong, 1e-9), hint)
+            near = abs(result - wrong) <= 0.03 * max(wrong, 1e-9)
+            expect(not near, hint)
         expect(False, f"for size {size:g} it should be {right:.3f}, got {result:.3f}")
     return "the drift of shifts of any size, from 0 to 4"

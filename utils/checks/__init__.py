@@ -10,18 +10,40 @@ from utils.checks.chapter_02 import (
     batch_norm_nd,
 )
 from utils.checks.chapter_03 import freeze_batch_norm, norm_with_memory
+from utils.checks.chapter_04 import decay_groups, dropout_ratio
+from utils.checks.chapter_05 import highest_usable_rate, rescale
+from utils.checks.chapter_06 import ghost_forward, images_needed
 from utils.checks.chapter_07 import batch_of_two, starving_layers
+from utils.checks.chapter_08 import group_norm, renorm_r_d
+from utils.checks.chapter_09 import bytes_sent, merge
+from utils.checks.chapter_10 import adapt, fold
+from utils.checks.chapter_11 import frozen_body, reads_rows, sound_layer
 from utils.checks.framework import NotYet
 
 __all__ = [
     "NotYet",
+    "adapt",
     "batch_norm_backward",
     "batch_norm_forward",
     "batch_norm_nd",
     "batch_of_two",
+    "bytes_sent",
+    "decay_groups",
     "drift",
+    "dropout_ratio",
+    "fold",
     "freeze_batch_norm",
+    "frozen_body",
+    "ghost_forward",
+    "group_norm",
+    "highest_usable_rate",
+    "images_needed",
+    "merge",
     "noise_drift",
     "norm_with_memory",
+    "reads_rows",
+    "renorm_r_d",
+    "rescale",
+    "sound_layer",
     "starving_layers",
 ]

@@ -7,7 +7,7 @@ SEEDS ?= 1 2 3 4
 NBVAL = OMP_NUM_THREADS=1 COURSE_PROGRESS=0 $(PYTHON) -m pytest -q --nbval-lax \
 	--nbval-current-env --nbval-cell-timeout=180 chapters
 # These need the built book, or a clone: they come last.
-LATE = tests/test_book.py tests/test_colab.py
+LATE = tests/test_book.py tests/test_search.py tests/test_colab.py
 
 .DEFAULT_GOAL := help
 .PHONY: help book test lab release bench repository constraints reseed clean course tests

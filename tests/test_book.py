@@ -4,20 +4,16 @@ Each page is opened four times: light and dark, desktop and phone. Every
 test then reads what was seen (`Visit`); none opens a page again.
 """
 
-import threading
 from dataclasses import dataclass, field
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
 
-from tests.browser import chromium
+from tests.browser import HTML
 
 ROOT = Path(__file__).resolve().parents[1]
-HTML = ROOT / "_build" / "html"
 PAGES = sorted(
     path.relative_to(HTML).as_posix()
     for path in HTML.rglob("*.html")
@@ -65,45 +61,28 @@ class Visit:
 
 
 @pytest.fixture(scope="session")
-def address():
-    """Serve the book; return the address of its root."""
-    if not PAGES:
-        pytest.fail("no book in _build/html: run `make book`", pytrace=False)
-
-    class Handler(SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            """Say nothing: pytest shows what went wrong."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=HTML))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-
-
-@pytest.fixture(scope="session")
-def visit(address):
+def visit(address, browser):
     """Return a function from a page's name to its Visit."""
     visits = {}
-    with chromium() as browser:
-        contexts = {
-            f"{theme}, {size}": browser.new_context(
-                color_scheme=theme,
-                viewport={"width": width, "height": height},
-            )
-            for theme in ["light", "dark"]
-            for size, (width, height) in SIZES.items()
-        }
+    contexts = {
+        f"{theme}, {size}": browser.new_context(
+            color_scheme=theme,
+            viewport={"width": width, "height": height},
+        )
+        for theme in ["light", "dark"]
+        for size, (width, height) in SIZES.items()
+    }
 
-        def get(name):
-            if name not in visits:
-                visits[name] = Visit()
-                for setting, context in contexts.items():
-                    page = context.new_page()
-                    look_at(page, address, name, setting, visits[name])
-                    page.close()
-            return visits[name]
+    def get(name):
+        if name not in visits:
+            visits[name] = Visit()
+            for setting, context in contexts.items():
+                page = context.new_page()
+                look_at(page, address, name, setting, visits[name])
+                page.close()
+        return visits[name]
 
-        yield get
+    return get
 
 
 def look_at(page, address, name, setting, visit):

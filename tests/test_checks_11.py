@@ -381,6 +381,7 @@ class NoActivation(Reader):
 
 
 RIGHT_READERS = {
+    "the measure of the chapter": checks.SoundReader,
     "transposed": Reader,
     "flat": reader(lambda self, z: self.norm(z.flatten(0, 1)).view_as(z)),
     "movedim": reader(lambda s, z: s.norm(z.movedim(2, 1)).movedim(1, 2)),

@@ -248,6 +248,20 @@ def sound_layer(answer: Callable) -> str:
     return "output, gradient, memory, modes and file are in order: it may go home"
 
 
+class SoundReader(nn.Module):
+    """What exercise 11.1 asks for, to measure the patient against."""
+
+    def __init__(self, channels: int = 8):
+        super().__init__()
+        self.embed = nn.Linear(8, channels)
+        self.norm = nn.BatchNorm1d(channels)
+        self.head = nn.Linear(channels, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (N, rows * 8)
+        z = torch.relu(self.norm(self.embed(x.reshape(-1, 8))))  # (N * rows, channels)
+        return self.head(z.unflatten(0, (len(x), -1)).mean(1))
+
+
 @check
 def reads_rows(answer: Callable) -> str:
     """Exercise 11.1: channels normalised over all images and rows."""

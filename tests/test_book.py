@@ -111,6 +111,8 @@ def look_at(page, address, name, setting, visit):
         "() => document.querySelectorAll('details')"
         ".forEach(details => { details.open = true; })"
     )
+    # What has just been opened fades in: half-way its contrast is too low.
+    page.evaluate("() => document.getAnimations().forEach(a => a.finish())")
     visit.look = page.evaluate(LOOK)
     if overflow := page.evaluate(OVERFLOW):
         visit.overflow.append(f"{setting}: {overflow}")

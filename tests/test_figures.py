@@ -67,6 +67,30 @@ def test_labels_keep_their_distance(ax):
     ]
 
 
+@pytest.mark.parametrize("vertical", [False, True])
+def test_a_dot_on_its_interval(ax, vertical):
+    values = np.random.default_rng(0).normal(size=12)
+    e = estimate(values)
+    figures.interval(ax, 3, values, figures.NONE, vertical, label="none")
+    figures.interval(ax, 4, e, figures.BN, vertical)
+    line, dot, line_2, dot_2 = ax.get_lines()
+    for interval, point, position in ((line, dot, 3), (line_2, dot_2, 4)):
+        along, across = (1, 0) if vertical else (0, 1)
+        np.testing.assert_allclose(interval.get_data()[along], [e.low, e.high])
+        np.testing.assert_allclose(interval.get_data()[across], [position] * 2)
+        np.testing.assert_allclose(point.get_data()[along], [e.value])
+    assert (dot.get_marker(), dot_2.get_marker()) == ("s", "o")
+    (text,) = ax.texts
+    assert text.get_text() == "none" and text.get_color() == figures.NONE
+    figures.end_labels(ax)  # leaves them alone
+    assert len(ax.texts) == 1
+
+
+def test_a_diverged_run_has_no_interval(ax):
+    with pytest.raises(ValueError, match="not finite"):
+        figures.interval(ax, 0, [1.0, np.nan], figures.BN)
+
+
 def test_never_colour_alone():
     shapes = list(figures.SHAPES.values())
     assert len({marker for marker, _ in shapes}) == len(shapes)

@@ -63,6 +63,67 @@ def test_bootstrap_covers_the_median_of_skewed_values():
     assert 0.90 < share < 0.99
 
 
+# A rate's accuracy, per cent: a sharp top, a flat one, five rates that tie
+CURVES = {
+    "sharp": [60, 75, 86, 92, 85, 70, 40],
+    "flat": [80, 88, 91.8, 92, 91.9, 90, 70],
+    "tied": [80, 92, 92, 92, 92, 92, 60],
+}
+
+
+def tuned(rng, curve, spread, seed_luck):
+    """Test accuracy at the rate best on validation, (seeds,), and that rate.
+
+    A net's accuracy is the curve, its seed's luck, its own luck, and what
+    256 validation or 517 test images add, half of the variance in common.
+    """
+    size = (SEEDS, len(curve))
+    net = np.array(curve) + seed_luck[:, None] + rng.normal(0, spread, size)
+    common = rng.normal(0, 0.5**0.5, size)
+    validation, test = (
+        net + sampling * (common + rng.normal(0, 0.5**0.5, size))
+        for sampling in (1.8, 1.3)
+    )
+    best = validation.mean(0).argmax()
+    return test[:, best], curve[best]
+
+
+@pytest.mark.parametrize("spread", [1, 3])
+@pytest.mark.parametrize("shape", CURVES)
+def test_coverage_with_the_rate_chosen_inside(shape, spread):
+    """The interval covers the mean of the whole procedure, choice included.
+
+    Its other possible targets are printed too: what the best rate reaches,
+    and what the chosen rate reaches with fresh seeds. Both are a little
+    lower, because validation and test share a net's luck.
+    """
+    trials, gain, curve = 1500, 1.5, CURVES[shape]
+    rng = np.random.default_rng(0)
+    rows = []  # mean, low, high of the accuracy and of the difference; truth
+    for _ in range(trials):
+        seed_luck = rng.normal(0, 0.7 * spread, SEEDS)  # of both conditions
+        a, truth = tuned(rng, curve, 0.7 * spread, seed_luck)
+        b, _ = tuned(rng, curve, 0.7 * spread, seed_luck)
+        e, d = estimate(a), paired_difference(a + gain, b)
+        rows.append([e.value, e.low, e.high, d.value, d.low, d.high, truth])
+    value, low, high, d, d_low, d_high, truth = np.array(rows).T
+
+    def share(low, target, high):
+        return np.mean((low <= target) & (target <= high))
+
+    accuracy = share(low, value.mean(), high)
+    difference = share(d_low, gain, d_high)
+    at_best, at_chosen = share(low, max(curve), high), share(low, truth, high)
+    print(
+        f"{shape} top, sd {spread}: accuracy {accuracy:.1%}, paired difference "
+        f"{difference:.1%}; best rate {at_best:.1%}, chosen rate {at_chosen:.1%} "
+        f"(mean {value.mean() - truth.mean():+.2f} points above it)"
+    )
+    for covered in (accuracy, difference):
+        assert covered > 0.95 - 3 * np.sqrt(0.95 * 0.05 / trials)
+    assert at_best > 0.90 and at_chosen > 0.85
+
+
 def test_equal_to_the_formula():
     x = np.array([1.0, 2.0, 4.0, 8.0])
     e = estimate(x, unit="%")
@@ -126,13 +187,44 @@ def test_ratio_and_its_inverse_tell_the_same_story(values):
         (Estimate(52.123, 50.31, 53.94, 12, "%"), "52.1 % [50.3, 53.9]"),
         (Estimate(0.0, 0.0, 0.0, 12), "0 [0, 0]"),
         (Estimate(4e-6, 3e-6, 5e-6, 12), "4.0e-06 [3.0e-06, 5.0e-06]"),
-        (Estimate(-412.0, -470, -370, 12, "points"), "-412 points [-470, -370]"),
+        (Estimate(-412.0, -470, -370, 12, "points"), "−412 points [−470, −370]"),
         (Estimate(12.5, 12.5, 12.5, 12, "%"), "12.5 % [12.5, 12.5]"),
-        (Estimate(99.9999, 99.9998, 100, 12), "99.99990 [99.99980, 100.00000]"),
+        (Estimate(99.9999, 99.9998, 100, 12), "99.9999 [99.9998, 100.0000]"),
         (Estimate(0.02, 0.004, 50, 12, "times"), "0.020 times [0.004, 50.000]"),
-        (Estimate(-0.04, -3, 2.9, 12), "0.0 [-3.0, 2.9]"),
-        (Estimate(3.0, 2.96, 1000, 12), "3.000 [2.960, 1000.000]"),
+        (Estimate(-0.04, -3, 2.9, 12), "0 [−3, 3]"),
+        (Estimate(39.2, 35.1, 43.3, 12, "points"), "39 points [35, 43]"),
+        (Estimate(7.92, 7.6, 8.3, 12, "times"), "7.9 times [7.6, 8.3]"),
+        (Estimate(5, 5 - 9e-16, 5 + 9e-16, 12), "5.000000 [5.000000, 5.000000]"),
+        (Estimate(9.0, 8.0, float("inf"), 12), "9.0 [8.0, inf]"),
+        (Estimate(*[float("nan")] * 3, 12), "nan [nan, nan]"),
+        (Estimate(3.0, 2.96, 1000, 12), "3.00 [2.96, 1000.00]"),
     ],
 )
 def test_printed(e, text):
     assert str(e) == text
+
+
+def test_format_specs():
+    loss = Estimate(-39.2, -43.3, -35.1, 12, "points")
+    assert f"{loss}" == str(loss) == "−39 points [−43, −35]"
+    assert f"{loss:v}" == "−39 points"
+    assert f"{loss:a}" == "39 points"
+    assert f"{Estimate(12.04, 11.5, 12.6, 12, '%'):v}" == "12.0 %"
+    assert f"{Estimate(7.9, 7.6, 8.3, 12):a}" == "7.9"
+    with pytest.raises(ValueError, match='"", "v" or "a", got \'.1f\''):
+        format(loss, ".1f")
+
+
+def test_an_estimate_keeps_its_values():
+    x, y = np.array([1.0, 2.0, 4.0]), np.array([2.0, 3.0, 3.0])
+    assert estimate(x).values == (1.0, 2.0, 4.0) and estimate(x).scale == "linear"
+    assert estimate(x, "bootstrap").scale == "median"
+    assert estimate(x, "range").scale == "range"
+    assert paired_difference(x, y).values == (-1.0, -1.0, 1.0)
+    ratio = paired_ratio(x, y)
+    np.testing.assert_allclose(ratio.values, np.log(x / y))
+    assert ratio.scale == "log"
+    np.testing.assert_allclose(ratio.value, np.exp(np.mean(ratio.values)))
+    assert "values" not in repr(ratio)
+    a, b = Estimate(5, 4, 6, 12), Estimate(5, 4, 6, 12, values=(4.0, 6.0))
+    assert a == b and hash(a) == hash(b)

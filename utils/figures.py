@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 from numpy.typing import ArrayLike
 
-from utils.statistics import estimate
+from utils.statistics import Estimate, estimate
 
 # Okabe and Ito's colour-blind-safe colours, each with a marker and a dash
 BN, NONE, THIRD, CONTEXT = "#0072B2", "#D55E00", "#009E73", "#595959"
@@ -47,6 +47,39 @@ def band(ax: Axes, x: ArrayLike, values: ArrayLike, label: str, color: str) -> N
     ax.plot(
         x, rows[:, 0], dash, color=color, marker=marker, markevery=every, label=label
     )
+
+
+def interval(
+    ax: Axes,
+    position: float,
+    values: ArrayLike | Estimate,
+    color: str,
+    vertical: bool = False,
+    label: str | None = None,
+) -> None:
+    """Draw an estimate as a dot on its interval.
+
+    values: one per seed, (seeds,), or the Estimate. The interval lies at
+    height `position`; a vertical one stands at x = `position`. The label is
+    written at its upper end.
+    """
+    e = values if isinstance(values, Estimate) else estimate(values)
+    dot, ends = ([e.value], [position]), ([e.low, e.high], [position] * 2)
+    if vertical:
+        dot, ends = dot[::-1], ends[::-1]
+    ax.plot(*ends, color=color, solid_capstyle="butt", label="_interval")
+    ax.plot(*dot, SHAPES[color][0], color=color, label="_estimate")
+    if label is not None:
+        ax.annotate(
+            label,
+            (ends[0][1], ends[1][1]),
+            xytext=(0, 5) if vertical else (8, 0),
+            textcoords="offset points",
+            ha="center" if vertical else "left",
+            va="bottom" if vertical else "center",
+            color=color,
+            fontweight="bold",
+        )
 
 
 def end_labels(ax: Axes, gap: float = 0.1) -> None:

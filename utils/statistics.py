@@ -1,6 +1,7 @@
 """Estimates with their 95 % intervals over seeds, on top of scipy.stats."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import floor, log10
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -11,7 +12,11 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean, median or ratio, with its interval and the number of seeds."""
+    """A mean, median or ratio, with its interval and the number of seeds.
+
+    In a format string: `{:v}` is the value with its unit ("39 points"),
+    `{:a}` the same without its sign, `{}` value and interval.
+    """
 
     value: float
     low: float
@@ -19,33 +24,60 @@ class Estimate:
     n: int
     unit: str = ""
     kind: str = "95 % interval"  # what low and high are, or "range"
+    # one number per seed, on the scale on which the interval was made
+    values: tuple[float, ...] = field(default=(), compare=False, repr=False)
+    scale: str = field(default="linear", compare=False, repr=False)
 
     def __str__(self) -> str:
-        """For example "52.1 % [50.3, 53.9]".
+        """For example "52.1 % [50.3, 53.9]"."""
+        low, high = map(self._number, (self.low, self.high))
+        return f"{self:v} [{low}, {high}]"
 
-        Two digits of the distance from the value to the nearer end.
+    def __format__(self, spec: str) -> str:
+        if spec == "":
+            return str(self)
+        if spec not in ("v", "a"):
+            raise ValueError(
+                f'an Estimate is formatted by "", "v" or "a", got {spec!r}'
+            )
+        value = self._number(abs(self.value) if spec == "a" else self.value)
+        return f"{value} {self.unit}" if self.unit else value
+
+    def _number(self, x: float) -> str:
+        """x, to the first digit of the distance from value to nearer end.
+
+        To its second digit where the first is a 1: 39 points [35, 43], but
+        5.0 % [4.0, 6.0].
         """
-        numbers = np.array([self.value, self.low, self.high])
+        numbers = np.abs([self.value, self.low, self.high])
+        largest = numbers[np.isfinite(numbers)].max(initial=0)
         distances = np.array([self.value - self.low, self.high - self.value])
         distances = distances[np.isfinite(distances) & (distances > 0)]
-        if 0 < np.abs(numbers).max() < 1e-3:
+        if 0 < largest < 1e-3:
             form = ".1e"
         elif len(distances):
-            form = f"z.{max(0, int(1 - np.floor(np.log10(distances.min()))))}f"
+            nearer = distances.min()
+            power = floor(log10(nearer) + 1e-9)
+            digits = -power + (nearer < 2 * 10.0**power)
+            digits = min(digits, 6 - floor(log10(largest)))  # no float noise
+            form = f"z.{max(0, digits)}f"
         else:
             form = ".4g"
-        value, low, high = (format(x, form) for x in numbers.tolist())
-        unit = f" {self.unit}" if self.unit else ""
-        return f"{value}{unit} [{low}, {high}]"
+        return minus(format(x, form))
+
+
+def minus(number: str) -> str:
+    """The number with a minus sign where it begins with a hyphen."""
+    return "−" + number[1:] if number.startswith("-") else number
 
 
 def estimate(values: ArrayLike, method: str = "t", unit: str = "") -> Estimate:
     """Estimate from one value per seed, (seeds,).
 
     method: "t", the mean with Student's interval; "bootstrap", the median
-    with a percentile
-    bootstrap interval (it bears ties); "range", the mean with the smallest and
-    the largest value, for what must hold for every seed.
+    with a percentile bootstrap interval (it bears ties); "range", the mean
+    with the smallest and the largest value, for what must hold for every
+    seed.
 
     Raises ValueError when there are fewer than two values, or when some
     are not finite: a diverged run is reported, never averaged away.
@@ -59,19 +91,24 @@ def estimate(values: ArrayLike, method: str = "t", unit: str = "") -> Estimate:
             f"{len(bad)} of {len(x)} values are not finite (runs {bad}): "
             "report these runs, or choose a setting in which none diverges"
         )
+    n, seen = len(x), tuple(x.tolist())
     if method == "range":
-        return Estimate(x.mean(), x.min(), x.max(), len(x), unit, "range")
+        return Estimate(x.mean(), x.min(), x.max(), n, unit, "range", seen, "range")
+    scale = "median" if method == "bootstrap" else "linear"
+    if method not in ("t", "bootstrap"):
+        raise ValueError(f'method must be "t", "bootstrap" or "range", got {method!r}')
     if np.ptp(x) == 0:  # no spread: the interval is a point
-        return Estimate(x[0], x[0], x[0], len(x), unit)
-    if method == "t":
-        error = stats.sem(x) * stats.t.ppf((1 + CONFIDENCE) / 2, len(x) - 1)
-        return Estimate(x.mean(), x.mean() - error, x.mean() + error, len(x), unit)
-    if method == "bootstrap":
-        interval = stats.bootstrap(
+        value = low = high = x[0]
+    elif method == "t":
+        value = x.mean()
+        error = stats.sem(x) * stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)
+        low, high = value - error, value + error
+    else:
+        value = np.median(x)
+        low, high = stats.bootstrap(
             (x,), np.median, confidence_level=CONFIDENCE, rng=0, method="percentile"
         ).confidence_interval
-        return Estimate(np.median(x), interval.low, interval.high, len(x), unit)
-    raise ValueError(f'method must be "t", "bootstrap" or "range", got {method!r}')
+    return Estimate(value, low, high, n, unit, values=seen, scale=scale)
 
 
 def paired_difference(a: ArrayLike, b: ArrayLike, unit: str = "points") -> Estimate:
@@ -91,7 +128,7 @@ def paired_ratio(a: ArrayLike, b: ArrayLike, unit: str = "times") -> Estimate:
         raise ValueError("a ratio on the log scale needs positive values only")
     log = estimate(np.log(a) - np.log(b))
     value, low, high = np.exp([log.value, log.low, log.high])
-    return Estimate(value, low, high, log.n, unit)
+    return Estimate(value, low, high, log.n, unit, values=log.values, scale="log")
 
 
 def _paired(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

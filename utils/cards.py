@@ -1,0 +1,99 @@
+"""How claims look: cards and tables, in HTML and in plain text.
+
+No script and no style sheet, so that a card looks the same in the book,
+in JupyterLab and in Colab; its colours are the page's, light or dark.
+"""
+
+from html import escape
+from math import isfinite, log
+
+from utils.outcomes import Outcome, number
+
+GREY = "rgba(127,127,127,.5)"
+BOX = f"border:1px solid {GREY};border-radius:.5em;padding:.5em .8em;"
+BOX += "margin:.5em 0;max-width:44em;line-height:1.45;overflow-wrap:break-word"
+CELL = "padding:.4em .5em;text-align:left;vertical-align:top;white-space:normal;"
+CELL += f"border:0;border-top:1px solid {GREY};font-weight:normal"
+
+
+def card(outcome: Outcome) -> tuple[str, str]:
+    """One outcome as (HTML, plain text)."""
+    html = (
+        f'<div style="{BOX}"><div>{escape(outcome.sentence)}</div>'
+        f"<div>{_bar(outcome)} {_verdict(outcome)}</div>{_failure(outcome)}"
+        f"<details><summary>Interval and bound</summary>{escape(outcome.details)}"
+        "</details></div>"
+    )
+    return html, _text(outcome)
+
+
+def table(heading: str, outcomes: list[Outcome]) -> tuple[str, str]:
+    """Several outcomes as one table (HTML, plain text)."""
+    rows = "".join(
+        f'<tr style="background:none"><th scope="row" style="{CELL}">{i}. '
+        f'{escape(o.sentence)}{_failure(o)}</th><td style="{CELL};width:9em">{_bar(o)}'
+        f"<br>{_verdict(o)}</td></tr>"
+        for i, o in enumerate(outcomes, 1)
+    )
+    head = "".join(
+        f'<th scope="col" style="{CELL};border-top:0;font-weight:bold">{name}</th>'
+        for name in ("Claim", "This run")
+    )
+    details = "".join(f"<li>{escape(o.details)}</li>" for o in outcomes)
+    html = (
+        f'<div style="{BOX}"><table style="border-collapse:collapse;border:0;'
+        "width:100%;margin:0;font-size:inherit;table-layout:auto;display:table;"
+        'color:inherit"><caption style="caption-side:top;text-align:left;color:inherit;'
+        f'font-weight:bold;padding:.2em .5em">{escape(heading)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        "<details><summary>Intervals and bounds</summary>"
+        f'<ol style="margin:.3em 0;padding-left:1.8em">{details}</ol></details></div>'
+    )
+    return html, "\n".join([heading, *map(_text, outcomes)])
+
+
+def _text(o: Outcome) -> str:
+    lines = [f"{o.sentence}: {o.verdict} {o.seeds}", f"    {o.details}"]
+    return "\n".join(lines if o.holds else [*lines, f"    {o.failure}"])
+
+
+def _verdict(o: Outcome) -> str:
+    mark, seeds = "✓" if o.holds else "✗", o.seeds.replace(" ", "&nbsp;")
+    return f"<b>{mark}&nbsp;{o.verdict}</b> {seeds}"
+
+
+def _failure(o: Outcome) -> str:
+    style = "border-left:4px double;padding-left:.6em;margin:.3em 0"
+    return "" if o.holds else f'<div style="{style}">{escape(o.failure)}</div>'
+
+
+def _bar(o: Outcome) -> str:
+    """The interval as a line, the estimate as a dot, what is claimed shaded."""
+    e, (least, most) = o.estimate, o.within or (o.above, o.below)
+    numbers = [e.value, e.low, e.high, *(b for b in (least, most) if b is not None)]
+    if o.kind == "identity" or not all(map(isfinite, numbers)):
+        return ""
+    scale = log if e.scale == "log" and min(numbers) > 0 else float
+    low, high = scale(min(numbers)), scale(max(numbers))
+    margin = 0.12 * (high - low) or 1
+    low, high = low - margin, high + margin
+
+    def at(x: float | None, otherwise: int) -> float:
+        return otherwise if x is None else 120 * (scale(x) - low) / (high - low)
+
+    start, end = at(least, 0), at(most, 120)
+    ticks = "".join(
+        f'<path d="M{at(b, 0):.1f} 1v14" stroke="currentColor" stroke-dasharray="2 2"/>'
+        for b in (least, most)
+        if b is not None
+    )
+    label = escape(f"{e:v}, from {number(e.low)} to {number(e.high)}; {o.bound}")
+    return (
+        f'<svg role="img" aria-label="{label}" viewBox="0 0 120 16" width="120" '
+        'height="16" style="max-width:100%;vertical-align:middle">'
+        f'<rect x="{start:.1f}" y="1" width="{end - start:.1f}" height="14" '
+        f'fill="currentColor" fill-opacity=".12"/>{ticks}'
+        f'<path d="M{at(e.low, 0):.1f} 8H{at(e.high, 0):.1f}" stroke="currentColor" '
+        f'stroke-width="2"/><circle cx="{at(e.value, 0):.1f}" cy="8" r="3.5" '
+        'fill="currentColor"/></svg>'
+    )

@@ -90,7 +90,7 @@ def test_lenient_says_so_and_goes_on(bound, shown):
     [(html, text)] = shown
     for said in (words(html), text):
         assert "This run does not confirm it: 5, from 4 to 6; claimed: " in said
-        assert "another seed, another kind of CPU" in said
+        assert "another seed, a CPU that rounds differently" in said
         assert "a changed cell above" in said
         assert "open an issue in the course's repository" in said
         assert "(COURSE_SEED=0)" in said
@@ -234,10 +234,31 @@ def test_together_is_one_table_that_names_every_failure(strict, shown):
         positions = [said.index(w) for w in ("All of it", "first", "second", "third")]
         assert positions == sorted(positions) and "fourth" in said
         assert said.count("This run does not confirm it") == 2
+        assert said.count("open an issue") == 1
     table = next(e for e in elements(html) if e.tag == "table")
     assert table[0].tag == "caption" and table[0].text == "All of it"
     scopes = [th.get("scope") for th in table.iter("th")]
     assert scopes == ["col"] * 2 + ["row"] * 4
+
+
+def test_code_in_a_sentence(shown):
+    claim("`x<y` is {:v}", E, above=3)
+    html, text = shown[0]
+    (code,) = (e for e in elements(html) if e.tag == "code")
+    assert code.text == "x<y" and text.startswith("`x<y` is")
+
+
+def test_a_table_says_how_many_seeds(shown):
+    with together("same"):
+        claim("first", E, above=3)
+        identity("second", [0.0] * 12, below=0)
+    with together("different"):
+        claim("first", E, above=3)
+        identity("second", 0, below=0)
+    same, different = (words(html) for html, _ in shown)
+    assert "In 12 seeds" in same and same.count("12 seeds") == 1
+    assert "holds in 12 seeds" in different and "exactly in one run" in different
+    assert "holds in 12 seeds" in shown[0][1]
 
 
 def test_together_goes_on_for_a_reader(shown):

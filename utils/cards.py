@@ -6,50 +6,57 @@ in JupyterLab and in Colab; its colours are the page's, light or dark.
 
 from html import escape
 from math import isfinite, log
+from re import sub
 
-from utils.outcomes import Outcome, number
+from utils.outcomes import Outcome, advice, number
 
 GREY = "rgba(127,127,127,.5)"
 BOX = f"border:1px solid {GREY};border-radius:.5em;padding:.5em .8em;"
-BOX += "margin:.5em 0;max-width:44em;line-height:1.45;overflow-wrap:break-word"
+BOX += "margin:.5em 0;max-width:44em;line-height:1.45;overflow-wrap:anywhere"
 CELL = "padding:.4em .5em;text-align:left;vertical-align:top;white-space:normal;"
 CELL += f"border:0;border-top:1px solid {GREY};font-weight:normal"
 
 
 def card(outcome: Outcome) -> tuple[str, str]:
     """One outcome as (HTML, plain text)."""
+    note = "" if outcome.holds else _note([outcome.failure])
     html = (
-        f'<div style="{BOX}"><div>{escape(outcome.sentence)}</div>'
-        f"<div>{_bar(outcome)} {_verdict(outcome)}</div>{_failure(outcome)}"
-        f"<details><summary>Interval and bound</summary>{escape(outcome.details)}"
-        "</details></div>"
+        f'<div style="{BOX}"><div>{_inline(outcome.sentence)}</div>'
+        f"<details><summary>{_bar(outcome)} {_verdict(outcome)} {outcome.seeds}"
+        f"</summary>{_inline(outcome.details)}</details>{note}</div>"
     )
-    return html, _text(outcome)
+    text = _text(outcome)
+    return html, text if outcome.holds else f"{text}\n    {advice()}"
 
 
 def table(heading: str, outcomes: list[Outcome]) -> tuple[str, str]:
     """Several outcomes as one table (HTML, plain text)."""
-    rows = "".join(
-        f'<tr style="background:none"><th scope="row" style="{CELL}">{i}. '
-        f'{escape(o.sentence)}{_failure(o)}</th><td style="{CELL};width:9em">{_bar(o)}'
-        f"<br>{_verdict(o)}</td></tr>"
-        for i, o in enumerate(outcomes, 1)
-    )
+    seeds = {o.seeds for o in outcomes}
+    column = seeds.pop().capitalize() if len(seeds) == 1 else "This run"
     head = "".join(
         f'<th scope="col" style="{CELL};border-top:0;font-weight:bold">{name}</th>'
-        for name in ("Claim", "This run")
+        for name in ("Claim", column)
     )
-    details = "".join(f"<li>{escape(o.details)}</li>" for o in outcomes)
+    rows = "".join(
+        f'<tr style="background:none"><th scope="row" style="{CELL}">{i}. '
+        f'{_inline(o.sentence)}</th><td style="{CELL};width:40%">{_bar(o)} '
+        f"{_verdict(o)}{' ' + o.seeds if column == 'This run' else ''}</td></tr>"
+        for i, o in enumerate(outcomes, 1)
+    )
+    failures = [f"{i}. {o.failure}" for i, o in enumerate(outcomes, 1) if not o.holds]
+    details = "".join(f"<li>{_inline(o.details)}</li>" for o in outcomes)
     html = (
         f'<div style="{BOX}"><table style="border-collapse:collapse;border:0;'
         "width:100%;margin:0;font-size:inherit;table-layout:auto;display:table;"
         'color:inherit"><caption style="caption-side:top;text-align:left;color:inherit;'
-        f'font-weight:bold;padding:.2em .5em">{escape(heading)}</caption>'
+        f'font-weight:bold;padding:.2em .5em">{_inline(heading)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-        "<details><summary>Intervals and bounds</summary>"
+        f"{_note(failures) if failures else ''}"
+        "<details><summary>Intervals, bounds and reasons</summary>"
         f'<ol style="margin:.3em 0;padding-left:1.8em">{details}</ol></details></div>'
     )
-    return html, "\n".join([heading, *map(_text, outcomes)])
+    texts = [heading, *map(_text, outcomes), *([advice()] if failures else [])]
+    return html, "\n".join(texts)
 
 
 def _text(o: Outcome) -> str:
@@ -57,14 +64,19 @@ def _text(o: Outcome) -> str:
     return "\n".join(lines if o.holds else [*lines, f"    {o.failure}"])
 
 
+def _inline(text: str) -> str:
+    """Escaped; what stands in backticks is code."""
+    return sub("`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
 def _verdict(o: Outcome) -> str:
-    mark, seeds = "✓" if o.holds else "✗", o.seeds.replace(" ", "&nbsp;")
-    return f"<b>{mark}&nbsp;{o.verdict}</b> {seeds}"
+    return f"<b>{'✓' if o.holds else '✗'}&nbsp;{o.verdict}</b>"
 
 
-def _failure(o: Outcome) -> str:
-    style = "border-left:4px double;padding-left:.6em;margin:.3em 0"
-    return "" if o.holds else f'<div style="{style}">{escape(o.failure)}</div>'
+def _note(failures: list[str]) -> str:
+    style = "border-left:4px double;padding-left:.6em;margin:.4em 0"
+    lines = "<br>".join(map(_inline, [*failures, advice()]))
+    return f'<div style="{style}">{lines}</div>'
 
 
 def _bar(o: Outcome) -> str:
@@ -79,9 +91,9 @@ def _bar(o: Outcome) -> str:
     low, high = low - margin, high + margin
 
     def at(x: float | None, otherwise: int) -> float:
-        return otherwise if x is None else 120 * (scale(x) - low) / (high - low)
+        return otherwise if x is None else 100 * (scale(x) - low) / (high - low)
 
-    start, end = at(least, 0), at(most, 120)
+    start, end = at(least, 0), at(most, 100)
     ticks = "".join(
         f'<path d="M{at(b, 0):.1f} 1v14" stroke="currentColor" stroke-dasharray="2 2"/>'
         for b in (least, most)
@@ -89,7 +101,7 @@ def _bar(o: Outcome) -> str:
     )
     label = escape(f"{e:v}, from {number(e.low)} to {number(e.high)}; {o.bound}")
     return (
-        f'<svg role="img" aria-label="{label}" viewBox="0 0 120 16" width="120" '
+        f'<svg role="img" aria-label="{label}" viewBox="0 0 100 16" width="100" '
         'height="16" style="max-width:100%;vertical-align:middle">'
         f'<rect x="{start:.1f}" y="1" width="{end - start:.1f}" height="14" '
         f'fill="currentColor" fill-opacity=".12"/>{ticks}'

@@ -69,19 +69,13 @@ class Outcome:
 
     @property
     def failure(self) -> str:
-        """What to tell a reader whose run does not confirm it."""
+        """What this run measured instead."""
         e = self.estimate
         value, low, high = map(number, (e.value, e.low, e.high))
         measured = f"{value}, from {low} to {high}; claimed: {self.bound}"
-        cause = "chance (another seed, another kind of CPU) or"
         if self.kind == "identity":
             measured = f"{e.high:.2g}; must be {self.bound}"
-            cause = "rounding on another kind of CPU, or"
-        return (
-            f"This run does not confirm it: {measured}. The cause may be {cause} a "
-            "changed cell above. If you changed none, please open an issue in the "
-            f"course's repository with this text (COURSE_SEED={course_seed()})."
-        )
+        return f"This run does not confirm it: {measured}."
 
     def record(self) -> dict:
         """As one line of the file that COURSE_RECORD names."""
@@ -102,6 +96,15 @@ class Outcome:
             "values": e.values,
             "seed": course_seed(),
         }
+
+
+def advice() -> str:
+    """What a reader can make of a claim that does not hold."""
+    return (
+        "The cause may be chance (another seed, a CPU that rounds differently) or a "
+        "changed cell above. If you changed none, please open an issue in the "
+        f"course's repository with this text (COURSE_SEED={course_seed()})."
+    )
 
 
 def number(x: float) -> str:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from utils import course_seed, seeds
+from utils.seeds import course_seed, seeds
 from utils.data import Digits, load_digits
 from utils.training import batches, train_conditions, train_many
 
@@ -229,18 +229,17 @@ def test_tuned_picks_on_validation_and_shuns_divergence():
         seeds=3,
         checkpoints=[10, 60],
     )
-    best, scores = runs.tuned(60)
-    assert best == 1
+    assert runs.best(60) == 1
     test = runs.scores["test"].accuracy
-    np.testing.assert_array_equal(scores["test"].accuracy, test[1, 1])
+    np.testing.assert_array_equal(runs.at_best("test", 60), test[1, 1])
     # make the test part prefer another rate: the choice must not move
     test[:, 0] = 100
-    assert runs.tuned(60)[0] == 1
+    assert runs.best(60) == 1
     runs.scores["validation"].accuracy[1, 0] = 100
-    assert runs.tuned(60)[0] == 0
+    assert runs.best(60) == 0
     runs.scores["validation"].accuracy[:] = np.nan
     with pytest.raises(ValueError, match="diverged at every rate"):
-        runs.tuned()
+        runs.best()
 
 
 def test_evaluate_in_both_modes_changes_nothing():
@@ -314,7 +313,7 @@ def test_refusals():
         train_many(MODELS["MLP"], DIGITS, lr=0.1, splits="test", **common)
     runs = train_many(MODELS["MLP"], DIGITS, lr=0.1, **common)
     with pytest.raises(ValueError, match="grid of rates"):
-        runs.tuned()
+        runs.best()
     with pytest.raises(ValueError, match="batch_size must be 1 to 517, got 600"):
         runs.evaluate(DIGITS.test, batch_size=600)
     with pytest.raises(ValueError, match='"train" or "eval"'):

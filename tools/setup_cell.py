@@ -12,6 +12,6 @@ if not found:
     found = [places[-1]]
 sys.path.insert(0, str(found[0]))
 
-from utils import start
+from utils import set_up
 
-start()
+set_up()

@@ -2,12 +2,16 @@
 
 import hashlib
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from utils.seeds import seed_list
+
+SIZES = (1024, 256, 517)  # train, validation, test
 DIGITS = Path(__file__).resolve().parent.parent / "data" / "digits.npz"
 
 
@@ -18,8 +22,12 @@ class DataError(RuntimeError):
 class Split(NamedTuple):
     """Inputs and labels of one part of the data."""
 
-    x: torch.Tensor  # (images, 64)
-    y: torch.Tensor  # (images,), int64
+    x: torch.Tensor  # (images, 64), or (seeds, images, 64): a split per seed
+    y: torch.Tensor  # (images,) or (seeds, images), int64
+
+    def of(self, seed: int) -> "Split":
+        """The one split of the seed with this index."""
+        return Split(self.x[seed], self.y[seed]) if self.y.dim() > 1 else self
 
 
 class Digits(NamedTuple):
@@ -28,6 +36,10 @@ class Digits(NamedTuple):
     train: Split  # 1024 images
     validation: Split  # 256 images
     test: Split  # 517 images
+
+    def of(self, seed: int) -> "Digits":
+        """The one split of the seed with this index."""
+        return Digits(*(part.of(seed) for part in self))
 
 
 def _read_verified(path: Path) -> bytes:
@@ -52,21 +64,48 @@ def _read_verified(path: Path) -> bytes:
     return content
 
 
-def load_digits(path: Path = DIGITS, dtype: torch.dtype = torch.float32) -> Digits:
+def load_digits(
+    seeds: int | Sequence[int] | None = None,
+    path: Path = DIGITS,
+    dtype: torch.dtype = torch.float32,
+) -> Digits:
     """Load the 8x8 digits, split and scaled.
 
-    Inputs are flat, (images, 64): start a convolutional net with
-    `nn.Unflatten(1, (1, 8, 8))`. They are scaled with one mean and one
-    standard deviation, both of the training part.
+    seeds: a list, or how many of the course's (shifted by COURSE_SEED): each
+        draws its own split, and all tensors have a first axis for them.
+        None: the one split of the course's first seed, without that axis.
+
+    Splits are stratified by digit, and their rows are in random order, so
+    that the first 128 are a random subset. Inputs are flat, (images, 64):
+    start a convolutional net with `nn.Unflatten(1, (1, 8, 8))`. They are
+    scaled with one mean and one standard deviation, those of the training
+    part.
 
     Raises DataError, with the way to restore it, when the file is missing,
     truncated or altered. Source and licence: data/README.md.
     """
     with np.load(io.BytesIO(_read_verified(Path(path))), allow_pickle=False) as file:
-        images, labels, split = file["images"], file["labels"], file["split"]
+        images, labels = file["images"], file["labels"]
     x = torch.from_numpy(images.reshape(len(images), 64)).to(dtype)
     y = torch.from_numpy(labels).long()
-    part = torch.from_numpy(split)
-    mean, sd = x[part == 0].mean(), x[part == 0].std()
-    x = (x - mean) / sd
-    return Digits(*(Split(x[part == code], y[part == code]) for code in range(3)))
+    if seeds is None:
+        return _split(x, y, seed_list(1)[0])
+    splits = [_split(x, y, seed) for seed in seed_list(seeds)]
+    return Digits(*(Split(*map(torch.stack, zip(*parts))) for parts in zip(*splits)))
+
+
+def _split(x: torch.Tensor, y: torch.Tensor, seed: int) -> Digits:
+    """Draw a stratified split and scale it by its training part."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(y), generator=generator)
+    order = order[y[order].argsort(stable=True)]  # by digit, random within
+    parts = []
+    for i, size in enumerate(SIZES):
+        # every so-manieth of those that are left, so of each digit its share
+        left = sum(SIZES[i:])
+        count = torch.arange(left + 1) * size // left
+        chosen = count[1:] > count[:-1]
+        rows, order = order[chosen], order[~chosen]
+        parts.append(rows[torch.randperm(size, generator=generator)])
+    mean, sd = x[parts[0]].mean(), x[parts[0]].std()
+    return Digits(*(Split((x[rows] - mean) / sd, y[rows]) for rows in parts))

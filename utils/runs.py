@@ -1,16 +1,15 @@
-"""Trained nets, one per seed: what `train_many` returns."""
+"""Many nets in training, and what `train_many` returns of them."""
 
 import copy
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import nn
-from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy
 
 from utils.data import Split
+from utils.wide import Stack
 
 
 @dataclass
@@ -22,113 +21,125 @@ class Scores:
 
 
 @dataclass
-class Runs:
-    """Trained nets: the outcome of `train_many`.
+class Nets:
+    """Nets of one shape, one per seed, or (rates, seeds) for a grid.
 
-    The last axes of all arrays are `shape`: (seeds,), or (rates, seeds)
-    for a grid of learning rates.
+    The last axes of all arrays are those of `lr`: (seeds,), or (rates, seeds).
     """
 
     template: nn.Module
-    state: dict[str, torch.Tensor]  # parameters and buffers, (nets, ...)
-    checkpoints: list[int]  # updates after which the nets were scored
-    scores: dict[str, Scores]  # by split; arrays (checkpoints, *shape)
-    lr: np.ndarray  # (*shape)
-    batch_loss: np.ndarray  # (steps, *shape), the loss that was minimised
-    diverged_at: np.ndarray  # (*shape), first update whose loss, or outcome,
-    # is not finite; -1 where there is none
+    stack: Stack
+    lr: np.ndarray
+    step: int = 0  # updates made so far
+    flat_gradients: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def gradients(self) -> dict[str, torch.Tensor]:
+        """Of the batch that comes next, by name, (nets, ...); see `sgd`."""
+        found = {k: g for k, g in self.flat_gradients.items() if g is not None}
+        return {k: g.view(-1, *self.stack.shapes[k]) for k, g in found.items()}
+
+    @property
+    def state(self) -> dict[str, torch.Tensor]:
+        """Parameters and buffers by name, (nets, ...): views, not copies."""
+        return self.stack.each()
 
     def module(self, *index: int) -> nn.Module:
-        """A plain copy of one net: `runs.module(seed)` or (rate, seed)."""
+        """A plain copy of one net: `module(seed)` or `module(rate, seed)`."""
         net = int(np.ravel_multi_index(index, self.lr.shape))
-        module = copy.deepcopy(self.template)
-        tensors = [*module.named_parameters(), *module.named_buffers()]
+        module, state = copy.deepcopy(self.template), self.state
         with torch.no_grad():
-            for name, tensor in tensors:
-                tensor.copy_(self.state[name][net])
+            for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+                tensor.copy_(state[name][net])
         return module
 
     def evaluate(
         self, split: Split, mode: str = "eval", batch_size: int | None = None
     ) -> Scores:
-        """Score all nets, arrays (*shape), and change none of them.
+        """Score all nets, each on its seed's split; change none of them.
 
         mode "train" uses the statistics of each batch, "eval" the stored
         ones; batch_size None takes the whole split as one batch. A last
         incomplete batch is left out.
         """
-        size = len(split.y) if batch_size is None else batch_size
-        if not 1 <= size <= len(split.y):
-            raise ValueError(f"batch_size must be 1 to {len(split.y)}, got {size}")
-        used = len(split.y) // size * size
-        forward = stacked_forward(self.template, mode)
-        state = {k: v.clone() for k, v in self.state.items()}
+        if mode not in ("train", "eval"):
+            raise ValueError(f'mode must be "train" or "eval", got {mode!r}')
+        x, y = per_net(split, self.lr.shape)
+        images = y.shape[1]
+        size = images if batch_size is None else batch_size
+        if not 1 <= size <= images:
+            raise ValueError(f"batch_size must be 1 to {images}, got {size}")
+        used = images // size * size
+        nets = copy.deepcopy(self.stack)
+        if mode == "eval":  # "train" leaves each layer in the mode it was made in
+            nets.eval()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # for modules that draw, such as dropout
-            logits = torch.cat(
-                [forward(state, x) for x in split.x[:used].split(size)], dim=1
-            )
-        return _score(logits, split.y[:used], self.lr.shape)
+            parts = [nets(part) for part in x[:, :used].split(size, dim=1)]
+        return _score(torch.cat(parts, dim=1), y[:, :used], self.lr.shape)
 
-    def tuned(self, step: int | None = None) -> tuple[int, dict[str, Scores]]:
-        """The best rate of a grid after `step` updates (None: the last).
+
+def per_net(split: Split, shape: tuple[int, ...]) -> Split:
+    """The split as each net sees it: x (nets, images, ...), y (nets, images)."""
+    x, y = split
+    nets = int(np.prod(shape))
+    if y.dim() == 1:  # one split for all
+        return Split(x.expand(nets, *x.shape), y.expand(nets, -1))
+    if len(y) != shape[-1]:
+        raise ValueError(
+            f"the data has splits for {len(y)} seeds and there are {shape[-1]}: "
+            f"load_digits({shape[-1]})"
+        )
+    copies = nets // len(y)  # a grid trains every seed at each rate
+    x = x.expand(copies, *x.shape).flatten(0, 1)
+    return Split(x, y.expand(copies, *y.shape).flatten(0, 1))
+
+
+@dataclass
+class Runs(Nets):
+    """Trained nets: the outcome of `train_many`."""
+
+    checkpoints: list[int] = field(default_factory=list)  # updates after which
+    scores: dict[str, Scores] = field(default_factory=dict)  # the nets were
+    # scored, by split; arrays (checkpoints, *lr.shape)
+    batch_loss: np.ndarray | None = None  # (steps, *lr.shape), as minimised
+    diverged_at: np.ndarray | None = None  # (*lr.shape), first update whose
+    # loss, or outcome, is not finite; -1 where there is none
+
+    def best(self, step: int | None = None) -> int:
+        """Index of the best rate of a grid after `step` updates (None: the last).
 
         Best is the highest mean validation accuracy; a rate at which any
-        seed diverged is out. Returns its index and, by split, its scores,
-        arrays (seeds,).
+        seed diverged is out.
         """
         if self.lr.ndim != 2 or "validation" not in self.scores:
             raise ValueError(
-                "tuned needs a grid of rates, lr as a column (rates, 1), "
+                "the best rate needs a grid of rates, lr as a column (rates, 1), "
                 "scored on the validation split"
             )
-        if step is not None and step not in self.checkpoints:
-            raise ValueError(f"{step} is none of the checkpoints {self.checkpoints}")
-        at = self.checkpoints.index(step) if step is not None else -1
-        accuracy = self.scores["validation"].accuracy[at].mean(-1)  # (rates,)
+        accuracy = self.scores["validation"].accuracy[self._at(step)].mean(-1)
         if np.isnan(accuracy).all():
             raise ValueError(f"some seed diverged at every rate of {self.lr[:, 0]}")
-        best = int(np.nanargmax(accuracy))
-        return best, {
-            split: Scores(s.accuracy[at, best], s.loss[at, best])
-            for split, s in self.scores.items()
-        }
+        return int(np.nanargmax(accuracy))
 
+    def at_best(
+        self, split: str, step: int | None = None, what: str = "accuracy"
+    ) -> np.ndarray:
+        """Scores (seeds,) on a split at the best rate; what: or "loss"."""
+        return getattr(self.scores[split], what)[self._at(step), self.best(step)]
 
-def stacked_forward(template: nn.Module, mode: str) -> Callable:
-    """f(state, x) -> logits (nets, batch, classes).
-
-    x is (batch, ...), shared by all nets, or (nets, batch, ...) with
-    `own_batches=True`. In train mode the buffers in `state` are updated
-    in place, as in a plain module.
-    """
-    if mode not in ("train", "eval"):
-        raise ValueError(f'mode must be "train" or "eval", got {mode!r}')
-    module = copy.deepcopy(template)
-    if mode == "eval":  # "train" leaves each layer in the mode it was made in
-        module.eval()
-
-    def one(state: dict, x: torch.Tensor) -> torch.Tensor:
-        given = dict(state)
-        logits = functional_call(module, state, (x,))
-        for name, tensor in state.items():
-            if tensor is not given[name]:  # the module has bound a new one
-                given[name].copy_(tensor.detach())
-        return logits
-
-    def stacked(state: dict, x: torch.Tensor, own_batches: bool = False):
-        x_dim = 0 if own_batches else None
-        return vmap(one, in_dims=(0, x_dim), randomness="different")(state, x)
-
-    return stacked
+    def _at(self, step: int | None) -> int:
+        """Index of the checkpoint after `step` updates."""
+        if step is None:
+            return -1
+        if step not in self.checkpoints:
+            raise ValueError(f"{step} is none of the checkpoints {self.checkpoints}")
+        return self.checkpoints.index(step)
 
 
 def _score(logits: torch.Tensor, y: torch.Tensor, shape: tuple) -> Scores:
-    nets, n, classes = logits.shape
-    loss = cross_entropy(
-        logits.reshape(-1, classes), y.repeat(nets), reduction="none"
-    ).view(nets, n)
-    loss = loss.double().mean(1)
+    loss = cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
+    loss = loss.view_as(y).double().mean(1)
     accuracy = 100 * (logits.argmax(-1) == y).double().mean(1)
     bad = ~torch.isfinite(loss)
     accuracy[bad] = loss[bad] = torch.nan

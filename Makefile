@@ -1,27 +1,29 @@
 # Each target makes .venv with the pinned packages when it is missing.
 PYTHON = .venv/bin/python
-SEEDS ?= 1 2 3 4
 
 # nbval runs every cell of every chapter; serial, since the chapters use the
 # cores themselves and one thread per process is fastest on small tensors.
 NBVAL = OMP_NUM_THREADS=1 COURSE_PROGRESS=0 $(PYTHON) -m pytest -q --nbval-lax \
-	--nbval-current-env --nbval-cell-timeout=180 chapters
-# These need the built book, or a clone: they come last.
-LATE = tests/test_book.py tests/test_search.py tests/test_colab.py
+	-p tests.nbval_chapter --nbval-current-env --nbval-cell-timeout=180 chapters
+# These need what nbval recorded, the built book, or a clone: they come last.
+LATE = tests/test_margins.py tests/test_book.py tests/test_search.py \
+	tests/test_colab.py
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lab release bench repository constraints reseed clean course tests
+.PHONY: help book test lab release bench repository constraints reseed weekly clean course tests
 
 help:
 	@echo "make book        build the book; the last line is its address"
 	@echo "make test        everything that must hold: lint, tests, chapters, book"
 	@echo "make lab         open the chapters in JupyterLab"
 	@echo "make release     write the students' notebooks, without solutions"
-	@echo "make reseed      run the chapters with other seeds (SEEDS=\"$(SEEDS)\")"
+	@echo "make reseed      run the chapters with other seeds, for the claims' margins"
+	@echo "                 (SEEDS=\"11 12\" CPU=\"native default\" CHAPTERS=\"04 07\")"
+	@echo "make weekly      run the chapters with four fresh seeds; how many claims fail"
 	@echo "make bench       time train_many and the chapters"
 	@echo "make repository  set the repository's address (URL=https://github.com/you/name)"
 	@echo "make constraints write constraints.txt anew from what is installed"
-	@echo "make clean       remove what was built (.venv stays)"
+	@echo "make clean       remove what was built and run (.venv stays)"
 
 course:
 	@tools/environment.sh course
@@ -43,7 +45,7 @@ test: tests
 	$(call stage,unit tests,$(PYTHON) -m pytest -q tests $(LATE:%=--ignore=%))
 	$(call stage,chapters (nbval),$(NBVAL))
 	$(call stage,book build,$(PYTHON) tools/build.py)
-	$(call stage,built book and Colab,$(PYTHON) -m pytest -q $(LATE))
+	$(call stage,margins and built book,$(PYTHON) -m pytest -q $(LATE))
 	@echo "make test: all stages passed"
 
 lab: course
@@ -64,10 +66,12 @@ constraints: tests
 	@{ head -n 1 constraints.txt; sed 's/+[^ ]*$$//' .venv/frozen; } > .venv/new
 	@mv .venv/new constraints.txt
 
+# It reads SEEDS, CPU, CHAPTERS, JOBS, FRESH and KEEP: see tools/reseed.py.
 reseed: course
-	@for seed in $(SEEDS); do \
-		echo "== COURSE_SEED=$$seed"; COURSE_SEED=$$seed $(NBVAL) || exit 1; \
-	done
+	@$(PYTHON) tools/reseed.py
+
+weekly: course
+	@$(PYTHON) tools/reseed.py weekly
 
 clean:
 	rm -rf _build _release .pytest_cache .ruff_cache .hypothesis

@@ -72,6 +72,20 @@ def test_the_checkout_leaves_no_credentials(path):
             assert step["with"]["persist-credentials"] is False
 
 
+@each_workflow
+def test_every_command_runs_on_any_machine(path):
+    """A command is a script of ours or a target of the Makefile, as it stands."""
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for step in steps:
+        if "run" in step:
+            program, *arguments = step["run"].split()
+            assert "env" not in step
+            assert program == "make" or (ROOT / program).is_file()
+            assert program != "make" or set(arguments) <= set(targets)
+
+
 @pytest.mark.parametrize("command", [".ci/run", "tools/environment.sh python"])
 def test_scripts_ignore_an_exported_cdpath(tmp_path, command):
     """It would send a relative `cd` elsewhere, and print where."""

@@ -3,8 +3,9 @@
 Notebooks run only when they changed: their outputs are kept in
 `_build/.jupyter_cache`, whose key is the code of the notebook. The key
 knows nothing of what that code imports and reads, so this script drops
-the cache when any of that changed (`fingerprint`). Everything else in
-`_build` is made anew each time; nothing stale can stay in the book.
+the cache when any of that changed (`fingerprint`). What other tools have
+stored (`OTHERS`) stays. Everything else in `_build` is made anew each
+time; nothing stale can stay in the book.
 """
 
 import hashlib
@@ -18,6 +19,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "_build"
 STAMP = BUILD / "fingerprint"
+# What nbval recorded and make reseed stored; neither is part of the book.
+OTHERS = {"claims.jsonl", "reseed"}
 # What notebooks depend on besides their own code.
 INPUTS = ["utils", "data", "requirements.txt", "constraints.txt"]
 
@@ -40,10 +43,10 @@ def fingerprint() -> str:
 
 
 def clean() -> None:
-    """Empty `_build`, but for the cache of outputs where it holds."""
+    """Empty `_build`, but for OTHERS, and the cache of outputs where it holds."""
     now = fingerprint()
     fresh = STAMP.exists() and STAMP.read_text() == now
-    keep = {".jupyter_cache"} if fresh else set()
+    keep = OTHERS | {".jupyter_cache"} if fresh else OTHERS
     if BUILD.exists():
         for path in BUILD.iterdir():
             if path.name not in keep:
@@ -66,8 +69,9 @@ def run_jupyter_book() -> tuple[int, list[str]]:
     the kernels' remark about encryption, which is not about the book.
     """
     # Small tensors are fastest on one thread; progress bars would stay
-    # in the book.
+    # in the book; a claim that does not hold must not be published.
     settings = {
+        "COURSE_STRICT": "1",
         "OMP_NUM_THREADS": "1",
         "COURSE_PROGRESS": "0",
         "PYTHONUNBUFFERED": "1",

@@ -11,9 +11,9 @@ from re import sub
 from utils.outcomes import Outcome, advice, number
 
 GREY = "rgba(127,127,127,.5)"
-BOX = f"border:1px solid {GREY};border-radius:.5em;padding:.5em .8em;"
+BOX = f"border:1px solid {GREY};border-radius:.5em;padding:.5em .6em;"
 BOX += "margin:.5em 0;max-width:44em;line-height:1.45;overflow-wrap:anywhere"
-CELL = "padding:.4em .5em;text-align:left;vertical-align:top;white-space:normal;"
+CELL = "padding:.4em .3em;text-align:left;vertical-align:top;white-space:normal;"
 CELL += f"border:0;border-top:1px solid {GREY};font-weight:normal"
 
 
@@ -34,12 +34,13 @@ def table(heading: str, outcomes: list[Outcome]) -> tuple[str, str]:
     seeds = {o.seeds for o in outcomes}
     column = seeds.pop().capitalize() if len(seeds) == 1 else "This run"
     head = "".join(
-        f'<th scope="col" style="{CELL};border-top:0;font-weight:bold">{name}</th>'
-        for name in ("Claim", column)
+        f'<th scope="col" style="{CELL};border-top:0;font-weight:bold;width:{width}">'
+        f"{name}</th>"
+        for name, width in (("Claim", "58%"), (column, "42%"))
     )
     rows = "".join(
         f'<tr style="background:none"><th scope="row" style="{CELL}">{i}. '
-        f'{_inline(o.sentence)}</th><td style="{CELL};width:40%">{_bar(o)} '
+        f'{_inline(o.sentence)}</th><td style="{CELL}">{_bar(o)} '
         f"{_verdict(o)}{' ' + o.seeds if column == 'This run' else ''}</td></tr>"
         for i, o in enumerate(outcomes, 1)
     )
@@ -47,9 +48,9 @@ def table(heading: str, outcomes: list[Outcome]) -> tuple[str, str]:
     details = "".join(f"<li>{_inline(o.details)}</li>" for o in outcomes)
     html = (
         f'<div style="{BOX}"><table style="border-collapse:collapse;border:0;'
-        "width:100%;margin:0;font-size:inherit;table-layout:auto;display:table;"
+        "width:100%;margin:0;font-size:inherit;table-layout:fixed;display:table;"
         'color:inherit"><caption style="caption-side:top;text-align:left;color:inherit;'
-        f'font-weight:bold;padding:.2em .5em">{_inline(heading)}</caption>'
+        f'font-weight:bold;padding:.2em .3em">{_inline(heading)}</caption>'
         f"<thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
         f"{_note(failures) if failures else ''}"
         "<details><summary>Intervals, bounds and reasons</summary>"
@@ -66,7 +67,7 @@ def _text(o: Outcome) -> str:
 
 def _inline(text: str) -> str:
     """Escaped; what stands in backticks is code."""
-    return sub("`([^`]+)`", r"<code>\1</code>", escape(text))
+    return sub("`([^`]+)`", r'<code style="white-space:normal">\1</code>', escape(text))
 
 
 def _verdict(o: Outcome) -> str:

@@ -46,9 +46,9 @@ def keys(notebook):
         tree = ast.parse(re.sub(r"^[%!].*", "", cell.source, flags=re.M))
         for call in ast.walk(tree):
             name = getattr(getattr(call, "func", None), "id", "")
-            if name in ("claim", "publish"):
+            if name in ("claim", "identity", "glue"):
                 values = [k.value for k in call.keywords if k.arg == "key"]
-                values += call.args[:1] if name == "publish" else []
+                values += call.args[:1] if name == "glue" else []
                 found += [key for value in values for key in patterns(value, tree)]
     return found
 

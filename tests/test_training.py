@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from utils.seeds import course_seed, seeds
 from utils.data import Digits, load_digits
+from utils.seeds import course_seed, seeds
 from utils.training import batches, train_conditions, train_many
 
 torch.set_num_threads(1)

@@ -16,7 +16,7 @@ from joblib import Parallel, delayed
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from utils.data import Digits
+from utils.data import Digits, Split
 from utils.progress import progress
 from utils.runs import Nets, Runs, Scores, per_net
 from utils.seeds import seed_list
@@ -88,17 +88,17 @@ def sgd(
     copies = rates.size // len(seeds)  # a grid trains every seed at each rate
     train = per_net(data.train, (len(seeds),))
     orders = [order(y, batch_size, seed) for y, seed in zip(train.y, seeds)]
-    here = torch.arange(len(seeds))
+    every = Split(*(t.flatten(0, 1) for t in train))  # (seeds * images, ...)
+    first = len(train.y[0]) * torch.arange(len(seeds))
 
     def next_batch() -> tuple[torch.Tensor, torch.Tensor]:
         """x (nets, batch, ...) and y (nets, batch), each net's own."""
         rows = torch.stack([next(rows) for rows in orders], dim=1)
-        # laid out as the wide net takes it: (batch, seeds, ...)
-        x, y = train.x[here, rows], train.y[here, rows].T
-        if copies > 1:
-            x = x.repeat(1, copies, *[1] * (x.dim() - 2))
-            y = y.repeat(copies, 1)
-        return x.transpose(0, 1), y
+        rows = (rows + first).repeat(1, copies)  # (batch, nets)
+        # laid out in memory as the wide net takes it, channels of one net
+        # beside those of the next
+        x = every.x.index_select(0, rows.flatten())
+        return x.unflatten(0, rows.shape).transpose(0, 1), every.y[rows].T
 
     x, y = next_batch()
     models = [_build(make_model, seed) for seed in seeds]

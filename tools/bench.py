@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -89,7 +90,7 @@ def engine_rows(digits) -> list[tuple]:
         ("dense, width 32, BN", lambda: dense(nn.BatchNorm1d), 4, 7),
         ("conv, 1-8-16 channels, BN", lambda: conv(nn.BatchNorm2d), 1, 4.5),
     ]:
-        ratio = compare(lambda: many(make_model, rates), lambda: plain(make_model))
+        ratio = compare(partial(many, make_model, rates), partial(plain, make_model))
         rows.append((f"{what}: {12 * rates} nets over one plain net", *ratio, goal))
     return rows
 

@@ -38,7 +38,8 @@ def marks(cell: NotebookNode) -> str:
 
 def title(number: str) -> str:
     """07-1 is solution 7.1."""
-    return "# @title Solution " + number.lstrip("0").replace("-", ".")
+    chapter, exercise = number.split("-")
+    return f"# @title Solution {int(chapter)}.{exercise}"
 
 
 def last_statement(source: str) -> str:

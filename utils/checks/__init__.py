@@ -3,6 +3,7 @@
 One module per chapter, and what they share in `framework`.
 """
 
+from utils.checks.chapter_00 import lead, paired_interval
 from utils.checks.chapter_01 import drift, noise_drift
 from utils.checks.chapter_02 import (
     batch_norm_backward,
@@ -38,9 +39,11 @@ __all__ = [
     "group_norm",
     "highest_usable_rate",
     "images_needed",
+    "lead",
     "merge",
     "noise_drift",
     "norm_with_memory",
+    "paired_interval",
     "reads_rows",
     "renorm_r_d",
     "rescale",

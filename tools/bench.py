@@ -95,40 +95,41 @@ def engine_rows(digits) -> list[tuple]:
     return rows
 
 
-def own_layer() -> type[nn.Module]:
-    """The layer that chapter 02 writes, from its cells."""
+def own_layers() -> dict[str, Callable]:
+    """The layer that chapter 02 writes, in its two forms, from its cells."""
     notebook = nbformat.read(ROOT / "chapters" / "02_mechanics.ipynb", as_version=4)
     names: dict = {"torch": torch, "nn": nn}
     for cell in notebook.cells:
-        if cell.id in ("batch-norm", "module-code"):
+        if cell.id in ("batch-norm", "function"):
             exec(cell.source, names)
-    return names["BatchNorm"]
+    function = names["BatchNormFunction"]
+    return {
+        "five lines": names["batch_norm"],
+        "own backward": lambda *xs: function.apply(*xs, 1e-5),
+    }
 
 
 def layer_rows() -> list[tuple]:
     """The course's own BN, forward and backward, over F.batch_norm."""
     rows = []
     for shape, goal, times in [((128, 100), 1.5, 300), ((64, 64, 14, 14), 2.5, 10)]:
-        x = torch.randn(shape, requires_grad=True)
-        dy = torch.randn(shape)
-        channels = shape[1]
-        layer = own_layer()(channels)
-        mean, var = torch.zeros(channels), torch.ones(channels)
-        gamma, beta = layer.parameters()
+        x, dy = torch.randn(2, *shape)
+        gamma, beta = torch.ones(shape[1]), torch.zeros(shape[1])
+        flat = [t.movedim(1, -1).reshape(-1, shape[1]) for t in (x, dy)]
+        for t in (x, flat[0], gamma, beta):
+            t.requires_grad_()
 
-        def ours(x=x, dy=dy, layer=layer, times=times) -> None:
+        def many(layer: Callable, x, dy, own=(gamma, beta), times=times) -> None:
             for _ in range(times):
-                y = x if x.dim() == 2 else x.transpose(0, 1).flatten(1).T
-                d = dy if x.dim() == 2 else dy.transpose(0, 1).flatten(1).T
-                torch.autograd.grad(layer(y), [x, *layer.parameters()], d)
+                torch.autograd.grad(layer(x, *own), [x, *own], dy)
 
-        def theirs(x=x, dy=dy, times=times, own=(mean, var, gamma, beta)) -> None:
-            for _ in range(times):
-                y = F.batch_norm(x, *own, training=True)
-                torch.autograd.grad(y, [x, *own[2:]], dy)
+        def theirs(x, gamma, beta):
+            return F.batch_norm(x, None, None, gamma, beta, training=True)
 
-        what = f"own BN over F.batch_norm, forward and backward, {shape}"
-        rows.append((what, *compare(ours, theirs), goal))
+        for name, layer in own_layers().items():
+            ours = partial(many, layer, *flat)  # (batch * positions, channels)
+            ratios = compare(ours, partial(many, theirs, x, dy))
+            rows.append((f"own BN, {name}, over F.batch_norm {shape}", *ratios, goal))
     return rows
 
 

@@ -281,6 +281,20 @@ def test_checkpoints_include_the_start():
     np.testing.assert_allclose(runs.scores["test"].loss[0, 0], loss)
 
 
+@pytest.mark.parametrize(
+    "name", ["MLP with nn.BatchNorm1d", "buffers that are bound anew", "frozen layers"]
+)
+def test_scores_on_the_way_are_those_of_a_loop_that_stops_there(name):
+    common = dict(batch_size=BATCH, lr=LR, seeds=[0, 5])
+    on_the_way = train_many(MODELS[name], DIGITS, steps=9, checkpoints=[3, 6], **common)
+    for place, steps in enumerate([3, 6]):
+        stopped = train_many(MODELS[name], DIGITS, steps=steps, **common)
+        for split in ("validation", "test"):
+            np.testing.assert_allclose(
+                on_the_way.scores[split].loss[place], stopped.scores[split].loss[-1]
+            )
+
+
 def test_the_global_random_state_is_left_alone():
     torch.manual_seed(7)
     expected = torch.rand(1)

@@ -109,9 +109,17 @@ def sgd(
     velocities = [torch.zeros_like(w) for w in weights]
     sizes = [_per_row(rates, w) for w in weights]
     draws = torch.Generator().manual_seed(seeds[0])
+    layers = [(m, k) for m in nets.stack.modules() for k in m._buffers]
+    layers = [(m, k) for m, k in layers if m._buffers[k] is not None]
+
+    def buffers() -> list[torch.Tensor]:  # a layer may bind a new one each time
+        return [m._buffers[k] for m, k in layers]
+
+    before, ahead = ([t.clone() for t in buffers()] for _ in range(2))
     for nets.step in range(steps):
         if nets.step:
             x, y = next_batch()
+        _copy(before, buffers())
         with torch.enable_grad(), _own_draws(nets, draws):
             logits = nets.stack(x)  # (nets, batch, classes)
             losses = cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="none")
@@ -121,7 +129,12 @@ def sgd(
         nets.flat_gradients = dict(zip(names, g))
         used = [i for i, own in enumerate(g) if own is not None]  # as in torch
         w, g, v, size = ([t[i] for i in used] for t in (weights, g, velocities, sizes))
+        # The pass has moved the running statistics on by this batch; who looks
+        # sees them as they are after `step` updates.
+        _copy(ahead, buffers())
+        _copy(buffers(), before)
         yield nets, loss.detach()
+        _copy(buffers(), ahead)
         with torch.no_grad():
             if weight_decay:
                 g = torch._foreach_add(g, w, alpha=weight_decay)
@@ -194,6 +207,12 @@ def train_many(
         batch_loss=np.stack(batch_loss),
         diverged_at=np.where(bad.any(0), bad.argmax(0), -1),
     )
+
+
+def _copy(to: list[torch.Tensor], source: list[torch.Tensor]) -> None:
+    with torch.no_grad():
+        if to:
+            torch._foreach_copy_(to, source)
 
 
 @contextmanager

@@ -169,7 +169,9 @@ def test_a_row_says_what_it_comes_from():
     assert list(row) == margins.COLUMNS
 
 
-def test_the_rule():
+def test_the_rule(monkeypatch):
+    monkeypatch.setattr(margins, "SETS", 10)
+    monkeypatch.setattr(margins, "OTHER_CPU", 3)
     good = row_of(normal, sets=10, above=-20)
     assert margins.problems(good) == []
     (said,) = margins.problems(good | {"chance": "0.002"})

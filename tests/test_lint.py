@@ -130,6 +130,30 @@ def test_code_that_has_no_place_in_a_chapter(project, source, finding):
     assert any(finding in line for line in lines), lines
 
 
+@pytest.mark.parametrize(
+    "cells_of_20, sentences, folded, findings",
+    [
+        (2, 0, False, ["cell code-1: over 30 visible lines of code on end"]),
+        (2, 1, False, []),
+        (15, 1, True, []),
+        (15, 1, False, ["visible lines of code", "words to"]),
+        (14, 20, False, []),
+    ],
+)
+def test_what_is_visible_is_the_idea(project, cells_of_20, sentences, folded, findings):
+    def change(by_id, cells):
+        for k in range(cells_of_20):
+            lines = ["# @title Plumbing"] * folded + ["x = 1"] * 20
+            metadata = hidden("hide-input") if folded else {}
+            code = new_code_cell("\n".join(lines), id=f"code-{k}", metadata=metadata)
+            text = [new_markdown_cell("Say what. " * 10 * sentences, id=f"say-{k}")]
+            cells += [code, *text[:sentences]]
+
+    lines = found(project, change)
+    assert len(lines) == len(findings)
+    assert all(a in b for a, b in zip(findings, lines)), lines
+
+
 @pytest.mark.parametrize("source", ["x != 1", 'print(f"{x=!r}")', "x = y %sx"])
 def test_code_that_only_looks_like_a_shell(project, source):
     assert found(project, set_source("a-figure", source)) == []

@@ -26,6 +26,8 @@ TAGS = {
     *("exercise", "check", "solution"),
     "table",  # printed columns: the book scrolls them, it does not wrap
 }
+FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
+NOT_CUT_YET = {"06", "07", "08", "09", "10", "11"}  # older than this rule
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 RANDOM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){0,3}(-[0-9a-f]{12})?")
 MAGIC = r"^\s*(!|%%!|%%?(pip|conda|bash|sh|script|sx|system)\b)"
@@ -148,6 +150,25 @@ def code_is_short(chapter: Chapter) -> Iterator[Finding]:
             yield cell, f"{lines} lines of code", "split it: 25 at most"
 
 
+def ideas_before_code(chapter: Chapter) -> Iterator[Finding]:
+    """What is not folded is the idea, and a sentence is never far."""
+    if chapter.number in NOT_CUT_YET:
+        return
+    lines = words = since = 0
+    for cell in chapter.cells:
+        if cell.cell_type == "markdown":
+            words, since = words + len(cell.source.split()), 0
+        elif not FOLDED & {*tags(cell)}:
+            new = len([line for line in cell.source.splitlines() if line.strip()])
+            lines, since = lines + new, since + new
+            if since > 30 >= since - new:
+                yield cell, "over 30 visible lines of code on end", "fold, or explain"
+    if lines > 300:
+        yield None, f"{lines} visible lines of code", "fold: 300 at most"
+    if words < 8 * lines:
+        yield None, f"{words} words to {lines} visible lines", "fold: 8 to a line"
+
+
 def no_shell(chapter: Chapter) -> Iterator[Finding]:
     """nbval does not notice when a shell command fails; Colab has the packages."""
     for cell in chapter.code:
@@ -167,5 +188,5 @@ def alt_text_says_something(chapter: Chapter) -> Iterator[Finding]:
 
 RULES = [
     *(stored_clean, ids_are_names, tags_are_known, setup_cell, hidden_everywhere),
-    *(code_is_short, no_shell, alt_text_says_something),
+    *(code_is_short, ideas_before_code, no_shell, alt_text_says_something),
 ]

@@ -70,7 +70,6 @@ def good_cells(root: Path) -> list[NotebookNode]:
     return [
         text(GOOD_TEXT, id="title"),
         code(setup_source(root), id="set-up", metadata=hidden("hide-input")),
-        text("Two is twice one, and half of four. " * 60, id="reading"),
         code("n = 2", id="a-figure", metadata={"mystnb": {"image": {"alt": alt}}}),
         text("**Exercise 3.1** (5 minutes, ★) Double it.", id="ex-1"),
         code(
@@ -103,6 +102,7 @@ def good_cells(root: Path) -> list[NotebookNode]:
             id="ex-2-solution",
             metadata={"tags": ["solution"]},
         ),
+        text("Four is more than two and more than one. " * 60, id="reading"),
     ]
 
 

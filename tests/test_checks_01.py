@@ -130,6 +130,45 @@ WRONG_NOISE = {
 }
 
 
+rng = np.random.default_rng(0)
+
+
+def of_size(bad, good, spread=4.0):
+    """Leads that somebody measured; the check looks at the numbers only."""
+    noise = spread * rng.normal(size=12)
+    noise -= noise.mean()
+    return lambda gain: (bad if gain == 1 else good) + noise
+
+
+RIGHT_SD = {
+    "as measured": of_size(44, -11),
+    "another seed set": of_size(55, -5),
+    "coarser rates": of_size(25, -20),
+    "as a tensor": lambda gain: torch.from_numpy(of_size(44, -11)(gain)),
+    "as a list": lambda gain: of_size(44, -11)(gain).tolist(),
+}
+WRONG_SD = {
+    "the stub": (lambda gain: None, "returned nothing"),
+    "the mean": (lambda gain: float(of_size(44, -11)(gain).mean()), "(seeds,)"),
+    "the grid": (lambda gain: rng.normal(size=(5, 12)), "(seeds,)"),
+    "one seed": (lambda gain: of_size(44, -11)(gain)[:1], "(seeds,)"),
+    "no norm minus sd only": (of_size(-44, 11), "in this order"),
+    "the gain does not arrive": (lambda gain: np.arange(12.0) - 16, "does the gain"),
+    "the gain is always 1": (lambda gain: np.arange(12.0) + 20, "does the gain"),
+    "accuracy": (of_size(72, 75), "look like accuracies"),
+    "accuracy without norm": (of_size(22, 86), "look like accuracies"),
+    "share instead of points": (of_size(0.44, -0.11, 0.04), "in points"),
+    "no help at gain 1": (of_size(2, -11), "we expect"),
+    "all of BN": (of_size(72, 9), "we expect"),
+    "a diverged run": (
+        lambda gain: np.append(of_size(44, -11)(gain)[:11], np.nan),
+        "not finite",
+    ),
+    "nothing trained": (lambda gain: np.zeros(12), "same difference"),
+    "raises": (lambda gain: {}[gain], "KeyError"),
+}
+
+
 @pytest.mark.parametrize("name", RIGHT_DRIFT)
 def test_drift_accepts(name):
     passed, said = verdict(checks.drift, RIGHT_DRIFT[name])
@@ -155,5 +194,19 @@ def test_noise_drift_accepts(name):
 def test_noise_drift_rejects(name):
     answer, hint = WRONG_NOISE[name]
     passed, said = verdict(checks.noise_drift, answer)
+    assert passed is False
+    assert hint in said
+
+
+@pytest.mark.parametrize("name", RIGHT_SD)
+def test_sd_lead_accepts(name):
+    passed, said = verdict(checks.sd_lead, RIGHT_SD[name])
+    assert passed, said
+
+
+@pytest.mark.parametrize("name", WRONG_SD)
+def test_sd_lead_rejects(name):
+    answer, hint = WRONG_SD[name]
+    passed, said = verdict(checks.sd_lead, answer)
     assert passed is False
     assert hint in said

@@ -4,15 +4,20 @@ One module per chapter, and what they share in `framework`.
 """
 
 from utils.checks.chapter_00 import lead, paired_interval
-from utils.checks.chapter_01 import drift, noise_drift
+from utils.checks.chapter_01 import drift, noise_drift, sd_lead
 from utils.checks.chapter_02 import (
-    batch_norm_backward,
-    batch_norm_forward,
+    backward_nodes,
     batch_norm_nd,
+    mean_share,
+    norm_backward,
 )
-from utils.checks.chapter_03 import freeze_batch_norm, norm_with_memory
-from utils.checks.chapter_04 import decay_groups, dropout_ratio
-from utils.checks.chapter_05 import highest_usable_rate, rescale
+from utils.checks.chapter_03 import (
+    freeze_batch_norm,
+    norm_with_memory,
+    with_guests,
+)
+from utils.checks.chapter_04 import decay_groups, dropout_cost, dropout_ratio
+from utils.checks.chapter_05 import held_at, highest_usable_rate, rescale
 from utils.checks.chapter_06 import ghost_forward, images_needed
 from utils.checks.chapter_07 import batch_of_two, starving_layers
 from utils.checks.chapter_08 import group_norm, renorm_r_d
@@ -24,29 +29,34 @@ from utils.checks.framework import NotYet
 __all__ = [
     "NotYet",
     "adapt",
-    "batch_norm_backward",
-    "batch_norm_forward",
+    "backward_nodes",
     "batch_norm_nd",
     "batch_of_two",
     "bytes_sent",
     "decay_groups",
     "drift",
+    "dropout_cost",
     "dropout_ratio",
     "fold",
     "freeze_batch_norm",
     "frozen_body",
     "ghost_forward",
     "group_norm",
+    "held_at",
     "highest_usable_rate",
     "images_needed",
     "lead",
+    "mean_share",
     "merge",
     "noise_drift",
+    "norm_backward",
     "norm_with_memory",
     "paired_interval",
     "reads_rows",
     "renorm_r_d",
     "rescale",
+    "sd_lead",
     "sound_layer",
     "starving_layers",
+    "with_guests",
 ]

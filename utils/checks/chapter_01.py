@@ -3,9 +3,14 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 from utils.checks.framework import check, expect, expect_written
+
+# Exercise 1.4: means over 12 seeds, in points, with room for other seeds, rates
+# and a few updates more.
+SD_LEAD = {1: (12, 80), 4: (-35, 5)}
 
 
 def _walk(updates: int, images: int, units: int) -> torch.Tensor:
@@ -112,3 +117,41 @@ def noise_drift(answer: Callable) -> str:
             expect(not near, hint)
         expect(False, f"for size {size:g} it should be {right:.3f}, got {result:.3f}")
     return "the drift of shifts of any size, from 0 to 4"
+
+
+@check
+def sd_lead(answer: Callable) -> str:
+    """Exercise 1.4: what sd only brings at two initial gains, by its numbers."""
+    means = {}
+    for gain in SD_LEAD:
+        result = answer(gain)
+        expect_written(result)
+        values = np.asarray(result, dtype=float)
+        expect(
+            values.ndim == 1 and len(values) >= 12,
+            "return one difference for each of 12 seeds or more, (seeds,): "
+            f"`at_best` gives one score per seed; got shape {values.shape}",
+        )
+        expect(
+            np.isfinite(values).all(), "some values are not finite: choose lower rates"
+        )
+        expect(
+            np.ptp(values) > 0, "all seeds have the same difference: are they trained?"
+        )
+        means[gain] = values.mean()
+    bad, good = means[1], means[4]
+    said = f"{bad:.1f} points at gain 1 and {good:.1f} at gain 4"
+    expect(good < 30, f"{said}: these look like accuracies; return a difference")
+    expect(
+        max(abs(bad), abs(good)) > 1,
+        f"{bad:.2f} and {good:.2f}: measure in points, with accuracy in %",
+    )
+    expect(bad != good, f"{said}: does the gain reach `dense`?")
+    expect(bad > -5, f"{said}: sd only minus no norm, in this order")
+    for gain, (low, high) in SD_LEAD.items():
+        expect(
+            low < means[gain] < high,
+            f"{said}; at gain {gain} we expect {low} to {high} after 100 updates in "
+            "batches of 32, each net at the rate that is best on the validation images",
+        )
+    return said

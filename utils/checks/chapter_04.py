@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -129,3 +130,54 @@ def _expect_each_once(name: str, model: nn.Module, groups: list[dict]) -> None:
         len(given) == len(list(model.parameters())),
         f"{name}: there are parameters that are not the model's",
     )
+
+
+# Means over 12 seeds, with room for other seeds: seed sets gave −32 to −34 at
+# width 16, and −2.7 to −3.7 at 128, after 90 to 100 updates.
+NARROW, WIDE = 16, 128
+NARROW_COST, WIDE_COST = (-50, -17), (-9, -0.3)
+
+
+@check
+def dropout_cost(answer: Callable) -> str:
+    """Exercise 4.4: what three dropouts cost at two widths, by the numbers."""
+    means = {}
+    for width in (NARROW, WIDE):
+        result = answer(width)
+        expect_written(result)
+        values = np.asarray(result, dtype=float)
+        expect(
+            values.ndim == 1 and len(values) >= 12,
+            "return one difference for each of 12 seeds or more, (seeds,): "
+            f"`at_best` gives one score per seed; got shape {values.shape}",
+        )
+        expect(
+            np.isfinite(values).all(), "some values are not finite: use the two `RATES`"
+        )
+        expect(
+            np.ptp(values) > 0, "all seeds have the same difference: are they trained?"
+        )
+        means[width] = values.mean()
+    narrow, wide = means[NARROW], means[WIDE]
+    found = f"{narrow:.1f} points at width {NARROW}, {wide:.1f} at {WIDE}"
+    expect(
+        min(narrow, wide) < 40,
+        f"{found}: these look like accuracies; return the difference between the "
+        "nets with and without dropout",
+    )
+    expect(
+        max(abs(narrow), abs(wide)) > 1.2, f"{found}: measure in points, accuracy in %"
+    )
+    expect(
+        narrow < 0,
+        f"{found}: with dropout minus without, in this order; it costs accuracy here",
+    )
+    expect(narrow != wide, f"{found}: does the width reach `mlp`?")
+    for width, (low, high) in ((NARROW, NARROW_COST), (WIDE, WIDE_COST)):
+        expect(
+            low < means[width] < high,
+            f"{found}; at {width} we expect {low} to {high} after 100 updates in "
+            "batches of 32, p = 0.5, three hidden layers with BN and a dropout "
+            "behind each ReLU",
+        )
+    return found

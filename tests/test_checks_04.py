@@ -276,3 +276,51 @@ def test_decay_groups_rejects(name):
     passed, said = verdict(checks.decay_groups, answer)
     assert passed is False
     assert hint in said
+
+
+def costs(narrow, wide, n=12, spread=2.0):
+    """An answer with these means, and some spread over the seeds."""
+    noise = spread * np.random.default_rng(0).normal(size=n)
+    noise -= noise.mean()
+
+    def answer(width):
+        return noise + {16: narrow, 128: wide}[width]
+
+    return answer
+
+
+RIGHT_COSTS = {
+    "as measured": costs(-33, -3),
+    "other seeds": costs(-26, -5),
+    "24 seeds": costs(-35, -2, n=24),
+    "a tensor": lambda width: torch.tensor(costs(-33, -3)(width)),
+    "a list": lambda width: list(costs(-33, -3)(width)),
+}
+WRONG_COSTS = {
+    "the stub": (lambda width: None, "returned nothing"),
+    "a mean": (lambda width: costs(-33, -3)(width).mean(), "one difference for each"),
+    "three seeds": (costs(-33, -3, n=3), "one difference for each"),
+    "diverged": (lambda width: costs(-33, np.nan)(width), "not finite"),
+    "constant": (costs(-33, -3, spread=0), "are they trained"),
+    "accuracies": (costs(61, 94), "look like accuracies"),
+    "shares": (costs(-0.33, -0.03, spread=0.01), "in points"),
+    "reversed": (costs(33, 3), "minus without"),
+    "width not used": (costs(-9, -9), "does the width reach"),
+    "one dropout": (costs(-3, -0.5), "a dropout behind each ReLU"),
+    "no dropout but one": (costs(-33, 0.3), "at 128 we expect"),
+    "without BN": (costs(-60, -6), "at 16 we expect"),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT_COSTS)
+def test_dropout_cost_accepts(name):
+    passed, said = verdict(checks.dropout_cost, RIGHT_COSTS[name])
+    assert passed, said
+
+
+@pytest.mark.parametrize("name", WRONG_COSTS)
+def test_dropout_cost_rejects(name):
+    answer, hint = WRONG_COSTS[name]
+    passed, said = verdict(checks.dropout_cost, answer)
+    assert passed is False
+    assert hint in said

@@ -333,3 +333,50 @@ def test_rescale_rejects(name):
     passed, said = verdict(checks.rescale, wrong)
     assert passed is False
     assert hint in said, said
+
+
+SPREAD = np.exp(np.random.default_rng(0).normal(0, 0.2, 12))  # of the seeds
+
+
+def held(at_one=1.0, ratio=2.8):
+    return lambda a: at_one * SPREAD * (ratio if a == 3 else 1)
+
+
+RIGHT_HELD = {
+    "as measured": held(),
+    "other seeds": held(0.8, 2.0),
+    "a coarser grid": held(1.0, 3.16),
+    "a list": lambda a: list(held()(a)),
+    "24 seeds": lambda a: np.tile(held()(a), 2),
+    "a tensor": lambda a: torch.tensor(held()(a)),
+}
+WRONG_HELD = {
+    "the stub": (lambda a: None, "returned nothing"),
+    "an ellipsis": (lambda a: ..., "returned nothing"),
+    "one number": (lambda a: 2.8, "one rate for each"),
+    "all rates": (lambda a: np.ones((4, 12)), "one rate for each"),
+    "logarithms": (lambda a: np.log10(held()(a)), "logarithms"),
+    "accuracies": (lambda a: 96 + 10 * SPREAD, "accuracies"),
+    "the brake left in": (held(2.6, 1.2), "are the lengths held"),
+    "the best rate": (held(0.32, 3.16), "not the best rate"),
+    "a grid that ends at 0.3": (lambda a: np.full(12, 0.316), "high enough"),
+    "a is not used": (held(ratio=1.0), "does `a` reach"),
+    "divided by a": (held(ratio=1 / 8), "do not divide"),
+    "a grid that ends at 1": (held(0.9, 1.1), "up to 10"),
+    "the prediction, not the run": (held(1.0, 9.0), "do you run the nets"),
+    "raises": (lambda a: undefined, "NameError"),  # noqa: F821
+}
+
+
+@pytest.mark.parametrize("name", RIGHT_HELD)
+def test_held_at_accepts(name):
+    passed, said = verdict(checks.held_at, RIGHT_HELD[name])
+    assert passed, said
+
+
+@pytest.mark.parametrize("name", WRONG_HELD)
+def test_held_at_rejects(name):
+    wrong, hint = WRONG_HELD[name]
+    passed, said = verdict(checks.held_at, wrong)
+    assert passed is False
+    assert hint in said, said

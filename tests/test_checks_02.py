@@ -1,5 +1,6 @@
 """Chapter 02: its checks reject what is wrong and accept what is right."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -126,22 +127,6 @@ RIGHT_ND = {
     "torch's own": torchs_own,
     "own function": own_function,
 }
-RIGHT_FORWARD = RIGHT_ND | {
-    "in four lines": lambda x, g, b, eps: (
-        g * (x - x.mean(0)) / (x.var(0, correction=0) + eps).sqrt() + b
-    ),
-    "std squared": lambda x, g, b, eps: (
-        g * (x - x.mean(0)) / (x.std(0, unbiased=False) ** 2 + eps) ** 0.5 + b
-    ),
-    "matrix products": lambda x, g, b, eps: (
-        (x - torch.ones(len(x), len(x)).double() @ x / len(x))
-        @ torch.diag(g / torch.sqrt(x.var(0, correction=0) + eps))
-        + b
-    ),
-    "layer norm of the transpose": lambda x, g, b, eps: (
-        g * F.layer_norm(x.T, (len(x),), eps=eps).T + b
-    ),
-}
 
 
 def in_place(x, gamma, beta, eps):
@@ -153,12 +138,6 @@ def in_place(x, gamma, beta, eps):
 def no_graph(x, gamma, beta, eps):
     with torch.no_grad():
         return make()(x, gamma, beta, eps)
-
-
-def statistics_in_numpy(x, gamma, beta, eps):
-    mean = torch.as_tensor(x.detach().numpy().mean(0))
-    var = torch.as_tensor(x.detach().numpy().var(0))
-    return gamma * (x - mean) / torch.sqrt(var + eps) + beta
 
 
 SWAPPED = make(affine=lambda g, x_hat, b: b * x_hat + g)
@@ -260,17 +239,8 @@ WRONG_BOTH = {
         "is off",
     ),
 }
-WRONG_FORWARD = WRONG_BOTH | {
-    "sum of squares": (
-        lambda x, g, b, eps: (
-            g * (x - x.mean(0)) / torch.sqrt(((x - x.mean(0)) ** 2).sum(0) + eps) + b
-        ),
-        "not a sum",
-    ),
-    "statistics in numpy": (statistics_in_numpy, "skips the mean and the variance"),
-    "in place": (in_place, ""),
-}
 WRONG_ND = WRONG_BOTH | {
+    "in place": (in_place, ""),
     "batch only": (make(dims=lambda x: [0]), "position by position"),
     "instance norm": (
         lambda x, g, b, eps: (
@@ -330,189 +300,258 @@ WRONG_ND = WRONG_BOTH | {
 }
 
 
-def mean(t):
-    return t.mean(dim=0)
+def nodes(**changed):
+    """A right backward pass, with nodes replaced by functions of the others."""
 
-
-def backward(
-    dx_hat=lambda dy, g: dy * g,
-    first=mean,
-    along=lambda dxh, xh: xh * mean(dxh * xh),
-    over=lambda d, s: d / s,
-    dgamma=lambda dy, xh: (dy * xh).sum(0),
-    dbeta=lambda dy: dy.sum(0),
-):
-    """A backward pass with one part replaced."""
-
-    def passes(dy, x_hat, s, gamma):
-        dxh = dx_hat(dy, gamma)
-        dx = over(dxh - first(dxh) - along(dxh, x_hat), s)
-        return dx, dgamma(dy, x_hat), dbeta(dy)
+    def passes(dy, x, gamma, eps=1e-5):
+        n, c = len(x), x - x.mean(0)
+        s = torch.sqrt((c**2).mean(0) + eps)
+        v = {"dy": dy, "x": x, "gamma": gamma, "n": n, "c": c, "s": s, "x_hat": c / s}
+        right = {
+            "dbeta": lambda v: dy.sum(0),
+            "dgamma": lambda v: (dy * v["x_hat"]).sum(0),
+            "dx_hat": lambda v: dy * gamma,
+            "dvar": lambda v: -0.5 * (v["dx_hat"] * c).sum(0) / s**3,
+            "dc": lambda v: v["dx_hat"] / s + v["dvar"] * 2 * c / n,
+            "dmean": lambda v: -v["dc"].sum(0),
+            "dx": lambda v: v["dc"] + v["dmean"] / n,
+        }
+        for name, function in (right | changed).items():
+            v[name] = function(v)
+        return {name: v[name] for name in right if v[name] is not None}
 
     return passes
 
 
-def by_node(dy, x_hat, s, gamma):
-    n, c, dxh = len(dy), x_hat * s, dy * gamma
-    dvar = -0.5 * (dxh * c).sum(0) / s**3
-    dc = dxh / s + 2 * c * dvar / n
-    return [dc - dc.sum(0) / n, (dy * x_hat).sum(0), dy.sum(0)]
+def simplified(dy, x, gamma, eps=1e-5):
+    """The boxed formula, the rest of it through other ways."""
+    n, c = len(x), x - x.mean(0)
+    s = (x.var(0, correction=0) + eps).sqrt()
+    x_hat, g = c / s, dy * gamma
+    slope = (g * x_hat).mean(0)
+    dc = (g - x_hat * slope) / s
+    return {
+        "dx": dc - dc.mean(0),
+        "dmean": -g.sum(0) / s,  # the variance's path adds nothing
+        "dc": dc,
+        "dvar": -n * slope / (2 * s**2),
+        "dx_hat": g,
+        "dgamma": torch.einsum("nc,nc->c", dy, x_hat),
+        "dbeta": torch.ones(n).double() @ dy,
+        "ds": -(g * c).sum(0) / s**2,
+    }
 
 
-def from_sums(dy, x_hat, s, gamma):
-    """The form of the paper and of cuDNN."""
-    n, dgamma, dbeta = len(dy), (dy * x_hat).sum(0), dy.sum(0)
-    return gamma / (n * s) * (n * dy - dbeta - x_hat * dgamma), dgamma, dbeta
+def only(*names):
+    return lambda *a: {k: t for k, t in nodes()(*a).items() if k in names}
 
 
-def as_matrices(dy, x_hat, s, gamma):
-    n = len(dy)
-    dx = torch.empty_like(dy)
-    for k in range(dy.shape[1]):
-        v = x_hat[:, k]
-        j = torch.eye(n).double() - 1 / n - torch.outer(v, v) / n
-        dx[:, k] = gamma[k] / s[k] * (j @ dy[:, k])
-    return dx, torch.einsum("nc,nc->c", dy, x_hat), torch.ones(n).double() @ dy
-
-
-def by_autograd(dy, x_hat, s, gamma):
-    """Rebuild an x with the same x_hat and s."""
-    x = (x_hat * s).requires_grad_()
-    g = gamma.clone().requires_grad_()
-    b = torch.zeros_like(g).requires_grad_()
-    with torch.enable_grad():
-        c = x - x.mean(0)
-        eps = (s**2 - (c**2).mean(0)).detach()
-        y = g * c / torch.sqrt((c**2).mean(0) + eps) + b
-        return torch.autograd.grad(y, (x, g, b), dy)
-
-
-def regression(dy, x_hat, s, gamma):
-    """Subtracts the fitted line: wrong when eps matters."""
-    g = dy * gamma
-    slope = mean(g * x_hat) / mean(x_hat**2)
-    return (g - mean(g) - x_hat * slope) / s, (dy * x_hat).sum(0), dy.sum(0)
-
-
-def changes_dy(dy, x_hat, s, gamma):
-    right = from_sums(dy, x_hat, s, gamma)
+def changes_dy(dy, x, gamma, eps):
+    right = nodes()(dy, x, gamma, eps)
     dy *= gamma
     return right
 
 
-RIGHT_BACKWARD = [
-    backward(),
-    by_node,
-    from_sums,
-    as_matrices,
-    by_autograd,
-    backward(over=lambda d, s: (d - mean(d)) * s.reciprocal()),
-]
-WRONG_BACKWARD = {
+RIGHT_NODES = {"by node": nodes(), "simplified": simplified}
+WRONG_NODES = {
     "the stub": (lambda *a: None, "returned nothing"),
-    "dx only": (lambda *a: backward()(*a)[0], "three tensors"),
-    "two": (lambda *a: backward()(*a)[:2], "three tensors"),
-    "direct path": (
-        backward(first=lambda d: 0, along=lambda d, x: 0),
-        "only the direct path",
+    "a tuple": (lambda *a: tuple(nodes()(*a).values()), "a dict"),
+    "nothing yet": (lambda *a: {}, "Next: dbeta"),
+    "two nodes": (only("dbeta", "dgamma"), "right so far: dbeta, dgamma. Next: dx_hat"),
+    "all but the last": (nodes(dx=lambda v: None), "Next: dx"),
+    "dbeta a mean": (nodes(dbeta=lambda v: v["dy"].mean(0)), "once too often"),
+    "dbeta not summed": (nodes(dbeta=lambda v: v["dy"]), "shape"),
+    "dbeta by gamma": (nodes(dbeta=lambda v: (v["dy"] * v["gamma"]).sum(0)), "gamma"),
+    "dgamma with c": (
+        nodes(dgamma=lambda v: (v["dy"] * v["c"]).sum(0)),
+        "needs x_hat",
     ),
-    "no mean term": (backward(first=lambda d: 0), "term of the mean is missing"),
-    "no slope term": (backward(along=lambda d, x: 0), "along x_hat is missing"),
-    "sums": (
-        backward(first=lambda d: d.sum(0), along=lambda d, x: x * (d * x).sum(0)),
-        "both terms are means",
+    "dx_hat": (nodes(dx_hat=lambda v: v["dy"]), "gamma is missing"),
+    "dvar's sign": (
+        nodes(dvar=lambda v: 0.5 * (v["dx_hat"] * v["c"]).sum(0) / v["s"] ** 3),
+        "right so far: dbeta, dgamma, dx_hat. dvar has the wrong sign",
     ),
-    "first a sum": (backward(first=lambda d: d.sum(0)), "term of the mean is a mean"),
-    "slope a sum": (
-        backward(along=lambda d, x: x * (d * x).sum(0)),
-        "along x_hat is a mean",
+    "dvar without 1/2": (
+        nodes(dvar=lambda v: -(v["dx_hat"] * v["c"]).sum(0) / v["s"] ** 3),
+        "factor of 1/2",
     ),
-    "no gamma": (backward(dx_hat=lambda dy, g: dy), "gamma is missing"),
-    "by gamma": (backward(dx_hat=lambda dy, g: dy / g), "is off"),
-    "no s": (backward(over=lambda d, s: d), "divide by s"),
-    "times s": (backward(over=lambda d, s: d * s), "do not multiply"),
-    "s twice": (backward(over=lambda d, s: d / s**2), "once"),
-    "root of s": (backward(over=lambda d, s: d / s**0.5), "is off"),
-    "mean added": (backward(first=lambda d: -mean(d)), "subtract the term of the mean"),
-    "slope added": (
-        backward(along=lambda d, x: -x * mean(d * x)),
-        "subtract the term along",
+    "ds for dvar": (
+        nodes(dvar=lambda v: -(v["dx_hat"] * v["c"]).sum(0) / v["s"] ** 2),
+        "gradient of s",
     ),
-    "both added": (
-        backward(first=lambda d: -mean(d), along=lambda d, x: -x * mean(d * x)),
-        "subtract both",
-    ),
-    "slope without x_hat": (
-        backward(along=lambda d, x: mean(d * x)),
-        "x_hat times the mean",
-    ),
-    "means over channels": (
-        backward(
-            first=lambda d: d.mean(1, keepdim=True),
-            along=lambda d, x: x * (d * x).mean(1, keepdim=True),
-        ),
-        "average over the batch",
-    ),
-    "N - 1": (
-        backward(along=lambda d, x: x * (d * x).sum(0) / (len(d) - 1)),
+    "dvar by dy": (
+        nodes(dvar=lambda v: -0.5 * (v["dy"] * v["c"]).sum(0) / v["s"] ** 3),
         "is off",
     ),
-    "regression": (regression, "do not divide by it"),
-    "dgamma a mean": (backward(dgamma=lambda dy, x: mean(dy * x)), "dgamma is a sum"),
-    "dgamma without x_hat": (backward(dgamma=lambda dy, x: dy.sum(0)), "swapped"),
-    "dgamma not summed": (backward(dgamma=lambda dy, x: dy * x), "dgamma should have"),
-    "dbeta a mean": (backward(dbeta=mean), "dbeta is a sum"),
-    "dbeta not summed": (backward(dbeta=lambda dy: dy), "dbeta should have shape"),
-    "dbeta a number": (backward(dbeta=lambda dy: dy.sum()), "dbeta should have shape"),
-    "dbeta zero": (backward(dbeta=lambda dy: 0 * dy.sum(0)), "dbeta is off"),
-    "dbeta over channels": (backward(dbeta=lambda dy: dy.sum(1)), "dbeta"),
-    "dgamma with gamma": (
-        lambda dy, x, s, g: (
-            backward()(dy, x, s, g)[0],
-            (dy * g * x).sum(0),
-            dy.sum(0),
-        ),
-        "do not contain gamma",
+    "dvar with x_hat": (
+        nodes(dvar=lambda v: -0.5 * (v["dx_hat"] * v["x_hat"]).sum(0) / v["s"] ** 3),
+        "one power of s too many",
     ),
-    "dbeta with gamma": (
-        lambda dy, x, s, g: (*backward()(dy, x, s, g)[:2], (dy * g).sum(0)),
-        "do not contain gamma",
+    "dc direct": (nodes(dc=lambda v: v["dx_hat"] / v["s"]), "path through x_hat"),
+    "dc by the variance": (
+        nodes(dc=lambda v: v["dvar"] * 2 * v["c"] / v["n"]),
+        "through the variance",
     ),
-    "dgamma of c": (
-        lambda dy, x, s, g: (
-            backward()(dy, x, s, g)[0],
-            (dy * x * s).sum(0),
-            dy.sum(0),
-        ),
-        "not the centred",
+    "dc without 1/N": (
+        nodes(dc=lambda v: v["dx_hat"] / v["s"] + v["dvar"] * 2 * v["c"]),
+        "factor of 1/N",
     ),
-    "order": (
-        lambda *a: tuple(backward()(*a)[i] for i in (0, 2, 1)),
-        "swapped",
+    "dc without 2": (
+        nodes(dc=lambda v: v["dx_hat"] / v["s"] + v["dvar"] * v["c"] / v["n"]),
+        "factor of 2",
     ),
-    "sign": (
-        lambda *a: tuple(-t if t.dim() == 1 else t for t in backward()(*a)),
-        "wrong sign",
-    ),
-    "all signs": (lambda *a: tuple(-t for t in backward()(*a)), "is off"),
+    "dmean's sign": (nodes(dmean=lambda v: v["dc"].sum(0)), "dmean has the wrong"),
+    "dmean a mean": (nodes(dmean=lambda v: -v["dc"].mean(0)), "once too often"),
+    "dx direct": (nodes(dx=lambda v: v["dc"]), "only the path through c"),
+    "dx without 1/N": (nodes(dx=lambda v: v["dc"] + v["dmean"]), "factor of 1/N"),
+    "dx's sign": (nodes(dx=lambda v: v["dc"] - v["dmean"] / v["n"]), "add up"),
+    "eps ignored": (lambda dy, x, g, eps: nodes()(dy, x, g), "is off"),
     "in place": (changes_dy, "in place"),
-    "float32": (lambda *a: tuple(t.float() for t in backward()(*a)), "precision"),
+    "float32": (
+        lambda *a: {k: t.float() for k, t in nodes()(*a).items()},
+        "precision",
+    ),
     "numpy": (
-        lambda *a: tuple(t.numpy() for t in backward()(*a)),
+        lambda *a: {k: t.numpy() for k, t in nodes()(*a).items()},
         "should be a tensor",
     ),
-    "nan": (backward(over=lambda d, s: d * float("nan")), "nan"),
+    "nan": (nodes(dx=lambda v: v["dc"] * float("nan")), "nan"),
     "raises": (lambda *a: undefined, "NameError"),  # noqa: F821
 }
 
-CASES = [
-    (checks.batch_norm_forward, RIGHT_FORWARD, WRONG_FORWARD),
-    (checks.batch_norm_nd, RIGHT_ND, WRONG_ND),
-    (
-        checks.batch_norm_backward,
-        {str(i): right for i, right in enumerate(RIGHT_BACKWARD)},
-        WRONG_BACKWARD,
+
+def last(t):
+    return t.mean(-1, keepdim=True)
+
+
+def normed(
+    first=lambda g, centred: last(g) if centred else 0,
+    along=lambda g, xh: xh * last(g * xh),
+    start=lambda dy, gamma: dy * gamma,
+    end=lambda d, s, gamma: d / s,
+    dgamma=lambda dy, xh: (dy * xh).flatten(0, -2).sum(0),
+):
+    """Backward of layer norm and RMS norm with one part replaced."""
+
+    def passes(dy, x_hat, s, gamma, centred):
+        g = start(dy, gamma)
+        d = g - first(g, centred) - along(g, x_hat)
+        return end(d, s, gamma), dgamma(dy, x_hat)
+
+    return passes
+
+
+def by_matrices(dy, x_hat, s, gamma, centred):
+    """Each example's own Jacobian."""
+    k = x_hat.shape[-1]
+    j = torch.eye(k).double() - x_hat[..., None] * x_hat[..., None, :] / k
+    j = j - 1 / k if centred else j
+    dx = (j @ (dy * gamma)[..., None])[..., 0] / s
+    return [dx, torch.einsum("nk,nk->k", dy.reshape(-1, k), x_hat.reshape(-1, k))]
+
+
+def norm_by_autograd(dy, x_hat, s, gamma, centred):
+    x = (x_hat * s).requires_grad_()
+    g = gamma.clone().requires_grad_()
+    with torch.enable_grad():
+        c = x - last(x) if centred else x
+        eps = (s**2 - last(c**2)).detach()
+        return torch.autograd.grad(g * c / torch.sqrt(last(c**2) + eps), (x, g), dy)
+
+
+def norm_in_place(dy, x_hat, s, gamma, centred):
+    right = normed()(dy, x_hat, s, gamma, centred)
+    x_hat /= s
+    return right
+
+
+RIGHT_NORM = {
+    "two terms": normed(),
+    "matrices": by_matrices,
+    "autograd": norm_by_autograd,
+}
+WRONG_NORM = {
+    "the stub": (lambda *a: None, "returned nothing"),
+    "dx only": (lambda *a: normed()(*a)[0], "two tensors"),
+    "three": (lambda *a: (*normed()(*a), 0), "two tensors"),
+    "direct path": (
+        normed(first=lambda g, c: 0, along=lambda g, x: 0),
+        "only the direct path",
     ),
+    "no slope": (normed(along=lambda g, x: 0), "along x_hat is missing"),
+    "never a mean": (normed(first=lambda g, c: 0), "layer norm subtracts a mean"),
+    "always a mean": (normed(first=lambda g, c: last(g)), "RMS norm subtracts no"),
+    "no gamma": (normed(start=lambda dy, g: dy), "gamma is missing"),
+    "gamma outside": (
+        normed(start=lambda dy, g: dy, end=lambda d, s, g: g * d / s),
+        "stands inside the means",
+    ),
+    "over the examples": (
+        normed(
+            first=lambda g, c: g.mean(0, keepdim=True) if c else 0,
+            along=lambda g, xh: xh * (g * xh).mean(0, keepdim=True),
+        ),
+        "not over the examples",
+    ),
+    "sums": (
+        normed(
+            first=lambda g, c: g.sum(-1, keepdim=True) if c else 0,
+            along=lambda g, xh: xh * (g * xh).sum(-1, keepdim=True),
+        ),
+        "not sums",
+    ),
+    "not divided": (normed(end=lambda d, s, g: d), "divide by s"),
+    "divided twice": (normed(end=lambda d, s, g: d / s**2), "divide by s once"),
+    "multiplied": (normed(end=lambda d, s, g: d * s), "do not multiply"),
+    "dgamma not summed": (normed(dgamma=lambda dy, xh: dy * xh), "shape of gamma"),
+    "dgamma over axis 0": (
+        normed(dgamma=lambda dy, xh: (dy * xh).sum(0)),
+        "every axis but the last",
+    ),
+    "dgamma a mean": (
+        normed(dgamma=lambda dy, xh: (dy * xh).flatten(0, -2).mean(0)),
+        "not a mean",
+    ),
+    "dbeta": (normed(dgamma=lambda dy, xh: dy.flatten(0, -2).sum(0)), "dbeta"),
+    "in place": (norm_in_place, "in place"),
+    "float32": (lambda *a: tuple(t.float() for t in normed()(*a)), "precision"),
+    "numpy": (lambda *a: tuple(t.numpy() for t in normed()(*a)), "be a tensor"),
+    "nan": (normed(end=lambda d, s, g: d * float("nan")), "nan"),
+    "raises": (lambda *a: undefined, "NameError"),  # noqa: F821
+}
+
+
+def shares(plain, centred, seeds=12):
+    around = np.linspace(0.9, 1.1, seeds)
+    return lambda c: (centred if c else plain) * around
+
+
+RIGHT_SHARES = {
+    "as measured": shares(29.6, 1e-12),
+    "the training part's means": shares(29.6, 0.15),
+    "other seeds": shares(23.0, 0.0),
+    "a list": lambda c: shares(33.0, 0.1)(c).tolist(),
+    "a tensor": lambda c: torch.tensor(shares(33.0, 0.1)(c)),
+}
+WRONG_SHARES = {
+    "the stub": (lambda c: None, "returned nothing"),
+    "one number": (lambda c: 29.6, "one share per seed"),
+    "all shares": (lambda c: np.full((12, 2, 3), 29.6), "one share per seed"),
+    "not in %": (shares(0.296, 0.0015), "in %"),
+    "at the layer": (shares(1.0, 1.0), "at the layer"),
+    "the slope": (shares(3.9, 5.5), "the slope"),
+    "not centred": (shares(29.6, 29.6), "changed little"),
+    "one mean for all pixels": (shares(29.6, 28.0), "changed little"),
+    "the line": (shares(33.7, 5.7), "the line's share"),
+    "nan": (shares(29.6, float("nan")), "nan"),
+    "raises": (lambda c: undefined, "NameError"),  # noqa: F821
+}
+
+CASES = [
+    (checks.batch_norm_nd, RIGHT_ND, WRONG_ND),
+    (checks.backward_nodes, RIGHT_NODES, WRONG_NODES),
+    (checks.norm_backward, RIGHT_NORM, WRONG_NORM),
+    (checks.mean_share, RIGHT_SHARES, WRONG_SHARES),
 ]
 
 
@@ -545,8 +584,12 @@ def test_rejects(check, answer, hint):
     assert hint in said
 
 
+def in_four_lines(x, g, b, eps):
+    return g * (x - x.mean(0)) / (x.var(0, correction=0) + eps).sqrt() + b
+
+
 def test_a_forward_for_two_axes_is_no_answer_for_more():
-    passed, said = verdict(checks.batch_norm_nd, RIGHT_FORWARD["in four lines"])
+    passed, said = verdict(checks.batch_norm_nd, in_four_lines)
     assert not passed
     assert "position by position" in said
 

@@ -1,4 +1,4 @@
-"""Checks of chapter 02, mechanics: forward, any layout, backward."""
+"""Checks of chapter 02, mechanics: any layout, backward, the mean's share."""
 
 from collections.abc import Callable
 
@@ -180,14 +180,6 @@ def expect_forward(answer: Callable, shape: tuple[int, ...]) -> None:
 
 
 @check
-def batch_norm_forward(answer: Callable) -> str:
-    """Exercise 2.1: BN of (batch, channels) with batch statistics."""
-    for shape in [(6, 4), (2, 3), (5, 5), (64, 2)]:
-        expect_forward(answer, shape)
-    return "output and gradients equal PyTorch's"
-
-
-@check
 def batch_norm_nd(answer: Callable) -> str:
     """Exercise 2.2: the same for (N, C), (N, C, L) and (N, C, H, W)."""
     equal = [(4, 4), (4, 4, 4), (4, 4, 4, 4)]  # a wrong axis raises nothing
@@ -196,98 +188,237 @@ def batch_norm_nd(answer: Callable) -> str:
     return "right for (N, C), (N, C, L) and (N, C, H, W), gradients too"
 
 
-def wrong_dx(dy: Tensor, x_hat: Tensor, s: Tensor, gamma: Tensor) -> dict:
-    """{hint: the gradient of x that the mistake would give}."""
-    g = dy * gamma
-    mean, slope = g.mean(dim=0), (g * x_hat).mean(dim=0)
-    n = len(dy)
-    return {
-        "dx is only the direct path: x also acts through the mean and the variance": g
-        / s,
-        "dx: the term of the mean is missing": (g - x_hat * slope) / s,
-        "dx: the term along x_hat is missing": (g - mean) / s,
-        "dx: both terms are means over the batch, not sums": (
-            g - n * mean - n * x_hat * slope
-        )
-        / s,
-        "dx: the term of the mean is a mean over the batch, not a sum": (
-            g - n * mean - x_hat * slope
-        )
-        / s,
-        "dx: the term along x_hat is a mean over the batch, not a sum": (
-            g - mean - n * x_hat * slope
-        )
-        / s,
-        "dx: gamma is missing": (dy - dy.mean(dim=0) - x_hat * (dy * x_hat).mean(dim=0))
-        / s,
-        "dx: divide by s": g - mean - x_hat * slope,
-        "dx: divide by s, do not multiply with it": (g - mean - x_hat * slope) * s,
-        "dx: divide by s once; it is the root already": (g - mean - x_hat * slope)
-        / s**2,
-        "dx: subtract both terms": (g + mean + x_hat * slope) / s,
-        "dx: subtract the term of the mean": (g + mean - x_hat * slope) / s,
-        "dx: subtract the term along x_hat": (g - mean + x_hat * slope) / s,
-        "dx: the last term is x_hat times the mean, example by example": (
-            g - mean - slope
-        )
-        / s,
-        "dx: nearly, but the mean of x_hat squared is not 1 when eps is large; do "
-        "not divide by it": (g - mean - x_hat * slope / (x_hat**2).mean(dim=0)) / s,
-        "dx: the terms average over the channels; average over the batch": (
-            g
-            - g.mean(dim=1, keepdim=True)
-            - x_hat * (g * x_hat).mean(dim=1, keepdim=True)
-        )
-        / s,
+NODES = ("dbeta", "dgamma", "dx_hat", "dvar", "dc", "dmean", "dx")
+
+
+def right_nodes(dy: Tensor, x: Tensor, gamma: Tensor, eps: float) -> dict:
+    """The gradient of each node, by autograd."""
+    beta = torch.zeros_like(gamma)
+    leaves = [t.detach().clone().requires_grad_() for t in (x, gamma, beta)]
+    mean = leaves[0].mean(dim=0)
+    c = leaves[0] - mean
+    var = (c**2).mean(dim=0)
+    x_hat = c / torch.sqrt(var + eps)
+    y = leaves[1] * x_hat + leaves[2]
+    wanted = leaves[2], leaves[1], x_hat, var, c, mean, leaves[0]
+    return dict(zip(NODES, torch.autograd.grad(y, wanted, dy), strict=True))
+
+
+def wrong_node(
+    name: str, right: dict, dy: Tensor, x: Tensor, gamma: Tensor, eps: float
+) -> dict:
+    """{hint: what the mistake would give for this node}."""
+    n, best = len(x), right[name]
+    c = x - x.mean(dim=0)
+    s = torch.sqrt((c**2).mean(dim=0) + eps)
+    dx_hat, dvar = dy * gamma, right["dvar"]
+    wrong = {
+        f"{name} has the wrong sign": -best,
+        f"{name} is divided by the batch size once too often": best / n,
+        f"{name} is multiplied by the batch size once too often": best * n,
     }
+    if name in ("dbeta", "dgamma"):
+        wrong["dgamma and dbeta do not contain gamma"] = best * gamma
+    if name == "dgamma":
+        wrong["dgamma needs x_hat, the normalised input, not the centred one"] = (
+            dy * c
+        ).sum(dim=0)
+    if name == "dx_hat":
+        wrong["dx_hat: y is gamma times x_hat, so gamma is missing"] = dy
+    if name == "dvar":
+        wrong |= {
+            "dvar: the derivative of a root has a factor of 1/2": 2 * best,
+            "that is the gradient of s; sigma squared comes one node before": (
+                2 * s * best
+            ),
+            "dvar: one power of s is missing, d(1/s) is -ds / s**2": best * s,
+            "dvar: one power of s too many: with c in the sum it is s**3, with "
+            "x_hat it is s**2": best / s,
+        }
+    if name == "dc":
+        wrong |= {
+            "dc is only the path through x_hat: c is used for the variance too": (
+                dx_hat / s
+            ),
+            "dc is only the path through the variance": dvar * 2 * c / n,
+            "dc: the variance is a mean of squares, its path has a factor of 1/N": (
+                dx_hat / s + dvar * 2 * c
+            ),
+            "dc: the derivative of a square has a factor of 2": (
+                dx_hat / s + dvar * c / n
+            ),
+            "dc: the two paths add up": dx_hat / s - dvar * 2 * c / n,
+        }
+    if name == "dx":
+        dc, dmean = right["dc"], right["dmean"]
+        wrong |= {
+            "dx is only the path through c: x is used for the mean too": dc,
+            "dx: the mean's path has a factor of 1/N": dc + dmean,
+            "dx: the two paths add up, dmean has its sign already": dc - dmean / n,
+        }
+    return wrong
 
 
 @check
-def batch_norm_backward(answer: Callable) -> str:
-    """Exercise 2.3: dx, dgamma, dbeta from dy, x_hat, s and gamma."""
+def backward_nodes(answer: Callable) -> str:
+    """Exercise 2.5: the backward pass by hand, node by node."""
     for shape in [(6, 4), (5, 5), (2, 3), (64, 2)]:
         for eps in EPSILONS:
-            x = layer_input(shape).requires_grad_()
-            gamma = (torch.randn(shape[1]).double() - 1.2).requires_grad_()
-            beta = torch.randn(shape[1]).double().requires_grad_()
+            x = layer_input(shape)
+            gamma = torch.randn(shape[1]).double() - 1.2
             dy = torch.randn(shape).double() + 0.5
-            y = reference(x, None, None, gamma, beta, training=True, eps=eps)
-            right = torch.autograd.grad(y, (x, gamma, beta), dy)
-            c = (x - x.mean(dim=0)).detach()
-            s = torch.sqrt((c**2).mean(dim=0) + eps)
-            given = dy, c / s, s, gamma.detach()
+            given = dy, x, gamma
             before = [t.clone() for t in given]
-            result = answer(*given)
+            result = answer(*given, eps)
             expect_written(result)
             expect(
-                isinstance(result, tuple | list) and len(result) == 3,
-                "it should return three tensors: dx, dgamma, dbeta",
+                isinstance(result, dict),
+                "it should return a dict, {'dbeta': ..., 'dgamma': ..., ...}",
             )
             expect(
                 all(torch.equal(a, b) for a, b in zip(given, before, strict=True)),
                 "it changes its inputs in place: work on new tensors",
             )
-            where = f"shape {shape}, eps = {eps:g}: "
-            for name, one, best in zip(("dx", "dgamma", "dbeta"), result, right):
-                expect_tensor(one, best, name)
-                n, others = shape[0], right[1:]
-                suspects = {
-                    f"{name} is a sum over the batch, not a mean": best / n,
-                    f"{name} has the wrong sign": -best,
-                    "dgamma and dbeta are swapped: return dx, dgamma, dbeta": others[
-                        name == "dgamma"
-                    ],
-                }
-                if name == "dgamma":
-                    suspects |= {
-                        "dgamma needs x_hat, the normalised input, not the centred "
-                        "one": (dy * c).sum(dim=0),
-                        "dgamma and dbeta do not contain gamma": best * gamma,
-                    }
-                if name == "dbeta":
-                    suspects["dgamma and dbeta do not contain gamma"] = best * gamma
-                if name == "dx":
-                    suspects = wrong_dx(*given)
-                suspects = {h: t.detach() for h, t in suspects.items()}
-                expect_close(one.detach(), best, suspects, where + name)
-    return "dx, dgamma and dbeta equal autograd's, for a small ε and a large one"
+            right = right_nodes(*given, eps)
+            for i, name in enumerate(NODES):
+                so_far = f"right so far: {', '.join(NODES[:i])}. " if i else ""
+                expect(name in result, f"{so_far}Next: {name}")
+                what = f"{so_far}Then, for shape {shape} and eps = {eps:g}, {name}"
+                expect_tensor(result[name], right[name], what)
+                suspects = wrong_node(name, right, *given, eps)
+                suspects = {so_far + hint: t for hint, t in suspects.items()}
+                expect_close(result[name].detach(), right[name], suspects, what)
+    return "all seven nodes equal autograd's, for a small ε and a large one"
+
+
+def wrong_norm_dx(
+    dy: Tensor, x_hat: Tensor, s: Tensor, gamma: Tensor, centred: bool
+) -> dict:
+    """{hint: the gradient of x that the mistake would give}."""
+    kind = "layer norm" if centred else "RMS norm"
+
+    def along(t: Tensor, dim: int = -1, of: Callable = torch.mean) -> Tensor:
+        return of(t, dim=dim, keepdim=True)
+
+    def formula(g: Tensor, mean: bool = centred, slope: bool = True, **how) -> Tensor:
+        first = along(g, **how) if mean else 0
+        second = x_hat * along(g * x_hat, **how) if slope else 0
+        return (g - first - second) / s
+
+    g = dy * gamma
+    wrong = {
+        f"{kind}: dx is only the direct path; x also acts through the statistics": (
+            g / s
+        ),
+        f"{kind}: the term along x_hat is missing": formula(g, slope=False),
+        f"{kind}: gamma is missing": formula(dy),
+        f"{kind}: gamma differs along the features, so it stands inside the means": (
+            gamma * formula(dy)
+        ),
+        f"{kind}: the means run over the features, the last axis, not over the "
+        "examples": formula(g, dim=0),
+        f"{kind}: the terms are means over the features, not sums": formula(
+            g, of=torch.sum
+        ),
+        f"{kind}: divide by s": formula(g) * s,
+        f"{kind}: divide by s once": formula(g) / s,
+        f"{kind}: divide by s, do not multiply with it": formula(g) * s**2,
+    }
+    other = (
+        "layer norm subtracts a mean forward, so backward too"
+        if centred
+        else "RMS norm subtracts no mean forward, so none backward"
+    )
+    return wrong | {other: formula(g, mean=not centred)}
+
+
+@check
+def norm_backward(answer: Callable) -> str:
+    """Exercise 2.6: backward of layer norm and of RMS norm."""
+    cases = [
+        (shape, eps, centred)
+        for shape in [(6, 4), (5, 5), (2, 3, 4), (4, 4, 4), (1, 7), (2, 3, 2, 5)]
+        for eps in EPSILONS
+        for centred in (True, False)
+    ]
+    for shape, eps, centred in cases:
+        kind = "layer norm" if centred else "RMS norm"
+        x = (1.5 + 2 * torch.randn(shape).double()).requires_grad_()
+        gamma = (torch.randn(shape[-1]).double() - 1.2).requires_grad_()
+        dy = torch.randn(shape).double() + 0.5
+        c = x - x.mean(dim=-1, keepdim=True) if centred else x
+        s = torch.sqrt((c**2).mean(dim=-1, keepdim=True) + eps)
+        right = torch.autograd.grad(gamma * c / s, (x, gamma), dy)
+        x_hat, s = (c / s).detach(), s.detach()
+        given = dy, x_hat, s, gamma.detach()
+        before = [t.clone() for t in given]
+        result = answer(*given, centred)
+        expect_written(result)
+        expect(
+            isinstance(result, tuple | list) and len(result) == 2,
+            "it should return two tensors: dx, dgamma",
+        )
+        expect(
+            all(torch.equal(a, b) for a, b in zip(given, before, strict=True)),
+            "it changes its inputs in place: work on new tensors",
+        )
+        where = f"{kind}, shape {shape}, eps = {eps:g}: "
+        examples = x.numel() // shape[-1]
+        suspects = {
+            "dx": wrong_norm_dx(*given, centred),
+            "dgamma": {
+                "dgamma is a sum over the examples, not a mean": right[1] / examples,
+                "dgamma does not contain gamma": right[1] * gamma.detach(),
+                "dgamma has the wrong sign": -right[1],
+                "dgamma is the sum of dy times x_hat; that is dbeta": dy.flatten(
+                    0, -2
+                ).sum(dim=0),
+            },
+        }
+        for name, one, best in zip(("dx", "dgamma"), result, right, strict=True):
+            shape_hint = where + name
+            if name == "dgamma" and isinstance(one, Tensor) and one.dim() > 1:
+                expect(
+                    one.shape == best.shape,
+                    "dgamma has the shape of gamma: sum over every axis but the last",
+                )
+            expect_tensor(one, best, shape_hint)
+            expect_close(one.detach(), best, suspects[name], shape_hint)
+    return "dx and dgamma of both norms equal autograd's"
+
+
+@check
+def mean_share(answer: Callable) -> str:
+    """Exercise 2.7: the mean's share of the first weights' gradient, in %."""
+    found = {}
+    for centred in (False, True):
+        result = answer(centred)
+        expect_written(result)
+        shares = torch.as_tensor(result, dtype=torch.float64)
+        where = "centred" if centred else "as they are"
+        expect(
+            shares.dim() == 1 and len(shares) >= 8,
+            f"one share per seed, (seeds,): got the shape {tuple(shares.shape)}",
+        )
+        expect(shares.isfinite().all(), f"images {where}: a share is nan or infinite")
+        found[centred] = float(shares.mean())
+    plain, centred = found[False], found[True]
+    said = f"{plain:.1f} % as they are, {centred:.1f} % centred"
+    expect(not 0 < plain < 0.7, f"{said}: give the share in %")
+    expect(
+        plain > 8,
+        f"{said}: that is the share at the layer, or the slope's: take the row "
+        '"of the weights" and the column "mean"',
+    )
+    expect(plain < 60, f"{said}: the first is too large; are the nets fresh?")
+    expect(
+        centred < plain / 2,
+        f"{said}: centring has changed little; subtract from each pixel its own "
+        "mean over the images, x.mean(dim=0)",
+    )
+    expect(
+        centred < 1.5,
+        f"{said}: part of the mean is left, or this is the line's share and not "
+        "the mean's; subtract each pixel's mean over the images",
+    )
+    return f"the mean's share is {said}"

@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -325,8 +326,32 @@ def reset(model):
     return model
 
 
-RIGHT_FREEZES = [ignore_train, other_class, before_each_call, replaced, root_train]
+def root_hook(model):
+    """The model's own hook puts all layers into eval mode before each pass."""
+    no_gradients(model)
+    model.register_forward_pre_hook(lambda model, inputs: to_eval(model) and None)
+    return model
+
+
+def root_swapped(model):
+    """Another class for the model, with its own train."""
+    if model in batch_norms(model):
+        return ignore_train(model)
+    kind = type(no_gradients(model))
+
+    def train(self, mode=True):
+        return to_eval(kind.train(self, mode))
+
+    model.__class__ = type("Frozen", (kind,), {"train": train})
+    return model.train(model.training)
+
+
+RIGHT_FREEZES = [replaced, root_train, root_hook, root_swapped]
+CONVERTED = "conversion has put new ones"
 WRONG_FREEZES = [
+    (ignore_train, CONVERTED),
+    (other_class, CONVERTED),
+    (before_each_call, CONVERTED),
     (lambda model: None, "returned nothing"),
     (lambda model: ignore_train(model) and None, "returned nothing"),
     (lambda model: True, "should return the model"),
@@ -346,6 +371,10 @@ WRONG_FREEZES = [
     (partial(only, nn.BatchNorm1d), "statistics still move"),
     (partial(only, nn.BatchNorm2d), "statistics still move"),
     (partial(only, (nn.BatchNorm1d, nn.BatchNorm2d)), "statistics still move"),
+    (
+        partial(only, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)),
+        "statistics still move",  # SyncBatchNorm is none of these
+    ),
     (top_level, "statistics still move"),
     (children_only, "a BN layer itself"),
     (reset, "freezing itself changed"),
@@ -377,5 +406,48 @@ def test_freeze_batch_norm_accepts(answer):
 @pytest.mark.parametrize(("answer", "hint"), WRONG_FREEZES)
 def test_freeze_batch_norm_rejects(answer, hint):
     passed, said = verdict(checks.freeze_batch_norm, answer)
+    assert passed is False
+    assert hint in said
+
+
+def guests(means, shape=12, scale=1.0, wrap=tuple):
+    """An answer with these means, {k: (as trained, own)}."""
+    spread = np.linspace(-2, 2, shape)
+    return lambda k: wrap(scale * (m + spread) for m in means[k])
+
+
+GUESTS = {1: (89.2, 93.6), 4: (91.6, 85.0)}
+RIGHT_GUESTS = [
+    guests(GUESTS),
+    guests(GUESTS, wrap=list),
+    guests(GUESTS, 24),
+    guests({1: (86.0, 92.7), 4: (90.1, 83.0)}),
+    guests({1: (91.5, 94.4), 4: (93.0, 87.0)}),
+]
+WRONG_GUESTS = [
+    (lambda k: None, "returned nothing"),
+    (lambda k: guests(GUESTS)(k)[0], "two arrays"),
+    (lambda k: (89.0, 93.0), "one accuracy per seed"),
+    (guests(GUESTS, 5), "one accuracy per seed"),
+    (guests(GUESTS, scale=0.01), "in %"),
+    (guests(GUESTS, scale=np.nan), "not finite"),
+    (guests({1: GUESTS[1], 4: GUESTS[1]}), "does k reach"),
+    (guests({k: v[::-1] for k, v in GUESTS.items()}), "in this order"),
+    (guests({1: (54.6, 93.9), 4: (54.7, 93.9)}), "no guest"),
+    (guests({1: (94.0, 43.0), 4: (94.1, 43.0)}), "half and half"),
+    (guests({1: (91.1, 92.6), 4: (93.9, 70.0)}), "with 4 of 32"),
+    (guests({1: (89.2, 93.6), 4: (91.1, 92.6)}), "with 4 of 32"),
+]
+
+
+@pytest.mark.parametrize("answer", RIGHT_GUESTS)
+def test_with_guests_accepts(answer):
+    passed, said = verdict(checks.with_guests, answer)
+    assert passed, said
+
+
+@pytest.mark.parametrize(("answer", "hint"), WRONG_GUESTS)
+def test_with_guests_rejects(answer, hint):
+    passed, said = verdict(checks.with_guests, answer)
     assert passed is False
     assert hint in said

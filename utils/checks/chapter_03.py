@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -176,7 +177,7 @@ def norm_with_memory(answer: Callable) -> str:
     return "output, gradient and memory are PyTorch's, in both modes"
 
 
-BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d
+BATCH_NORMS = nn.modules.batchnorm._BatchNorm  # of PyTorch, all of them
 
 
 def _dense() -> tuple[nn.Module, tuple]:
@@ -193,6 +194,11 @@ def _conv() -> tuple[nn.Module, tuple]:
 def _volume() -> tuple[nn.Module, tuple]:
     layers = [nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2), nn.Flatten(), nn.Linear(16, 3)]
     return nn.Sequential(*layers), (8, 1, 3, 3, 3)
+
+
+def _synced() -> tuple[nn.Module, tuple]:
+    model, shape = _conv()
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model), shape
 
 
 def _others(model: nn.Module, names: set[str]) -> dict[str, torch.Tensor]:
@@ -217,7 +223,7 @@ def _train(model: nn.Module, shape: tuple, steps: int, shift: float) -> None:
 @check
 def freeze_batch_norm(answer: Callable) -> str:
     """Exercise 3.2: BN layers that stay frozen whatever mode is set."""
-    for make in (_dense, _conv, _volume):
+    for make in (_dense, _conv, _volume, _synced):
         model, shape = make()
         _train(model, shape, 5, shift=0.0)
         layers = {n for n, m in model.named_modules() if isinstance(m, BATCH_NORMS)}
@@ -281,7 +287,27 @@ def freeze_batch_norm(answer: Callable) -> str:
         "a model that is a BN layer itself is not frozen: model.modules() begins "
         "with the model",
     )
+    _expect_survives_conversion(answer)
     return "statistics, γ and β stay, model.train() or not, and the rest trains"
+
+
+def _expect_survives_conversion(answer: Callable) -> None:
+    """What SyncBatchNorm.convert_sync_batchnorm puts in is frozen, too."""
+    model, shape = _conv()
+    _train(model, shape, 5, shift=0.0)
+    model = nn.SyncBatchNorm.convert_sync_batchnorm(answer(model))
+    layers = [m for m in model.modules() if isinstance(m, BATCH_NORMS)]
+    before = [copy.deepcopy(m.state_dict()) for m in layers]
+    model.train()
+    _train(model, shape, 3, shift=3.0)
+    for layer, old in zip(layers, before):
+        new = layer.state_dict()
+        expect(
+            all(torch.equal(new[name], old[name]) for name in old),
+            "after SyncBatchNorm.convert_sync_batchnorm and model.train() the "
+            "layers change again: conversion has put new ones in their place, "
+            "which know nothing of what you did to the old; the model itself stays",
+        )
 
 
 def _expect_frozen(model: nn.Module, before: dict[str, torch.Tensor]) -> None:
@@ -313,3 +339,66 @@ def _expect_modes(model: nn.Module, layers: set[str]) -> None:
                 f"({type(module).__name__}) does not obey: only BN layers are to "
                 "stay in their mode",
             )
+
+
+# Test accuracy in % by guests among 32 images: in eval mode as trained, and
+# with each scanner's own statistics (400 updates, twelve seeds)
+AS_TRAINED = {1: (79.0, 96.0), 4: (86.0, 96.0)}
+OWN = {1: (89.5, 97.0), 4: (79.0, 90.0)}
+
+
+@check
+def with_guests(answer: Callable) -> str:
+    """Exercise 3.4: guests from the other scanner, by the numbers alone."""
+    means = {}
+    for k in (1, 4):
+        result = answer(k)
+        expect_written(result)
+        expect(
+            isinstance(result, tuple | list) and len(result) == 2,
+            "return two arrays: accuracy in eval mode as trained, and with each "
+            "scanner's own statistics",
+        )
+        scores = [np.asarray(values, dtype=float) for values in result]
+        for values in scores:
+            expect(
+                values.ndim == 1 and len(values) >= 12,
+                "each array holds one accuracy per seed, 12 or more, (seeds,); "
+                f"got shape {values.shape}",
+            )
+            expect(np.isfinite(values).all(), "some accuracies are not finite")
+        means[k] = [values.mean() for values in scores]
+    (one, own_one), (four, own_four) = means.values()
+    expect(max(one, own_one) > 1, f"{one:.2f}: give the accuracies in %")
+    expect(
+        one != four,
+        "one guest and four give the same numbers: does k reach the order?",
+    )
+    expect(
+        one > 70,
+        f"{one:.0f} % with one guest is what no guest brings: does each batch hold "
+        "images of both scanners?",
+    )
+    expect(
+        own_one > 50 and own_four > 50,
+        f"{own_one:.0f} and {own_four:.0f} % with each scanner's own statistics: "
+        "are the batches mixed half and half, or the two scanners swapped?",
+    )
+    expect(
+        not (four < own_four - 2 and AS_TRAINED[4][0] < own_four < AS_TRAINED[4][1]),
+        "in this order: eval mode as trained first, then each scanner's own statistics",
+    )
+    for k, (as_trained, own) in means.items():
+        for name, value, (low, high) in (
+            ("in eval mode as trained", as_trained, AS_TRAINED[k]),
+            ("with each scanner's own statistics", own, OWN[k]),
+        ):
+            expect(
+                low < value < high,
+                f"{value:.1f} % {name} with {k} of 32 as guests; we expect {low:.0f} "
+                f"to {high:.0f} on the test images of both scanners, 400 updates "
+                "at a rate of 0.3",
+            )
+    return (
+        f"as trained {one:.1f} and {four:.1f} %, own {own_one:.1f} and {own_four:.1f}"
+    )

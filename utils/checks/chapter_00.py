@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
-from utils.checks.framework import check, expect, expect_written
+from utils.checks.framework import check, expect, expect_written, mean_difference
 
 SHALLOW, DEEP = 2, 20
 # Means over 12 seeds, with room for other seeds, rates and a few updates more:
@@ -79,21 +79,7 @@ def lead(answer: Callable) -> str:
     """Exercise 0.2: BN's lead at 2 and at 20 layers, by its numbers alone."""
     means = {}
     for depth in (SHALLOW, DEEP):
-        result = answer(depth)
-        expect_written(result)
-        values = np.asarray(result, dtype=float)
-        expect(
-            values.ndim == 1 and len(values) >= 12,
-            "return one difference for each of 12 seeds or more, (seeds,): "
-            f"`at_best` gives one score per seed; got shape {values.shape}",
-        )
-        expect(
-            np.isfinite(values).all(), "some values are not finite: choose lower rates"
-        )
-        expect(
-            np.ptp(values) > 0, "all seeds have the same difference: are they trained?"
-        )
-        means[depth] = values.mean()
+        means[depth] = mean_difference(answer(depth), "choose lower rates")
     shallow, deep = means[SHALLOW], means[DEEP]
     expect(
         shallow < 30,

@@ -3,10 +3,9 @@
 import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
-from utils.checks.framework import check, expect, expect_written
+from utils.checks.framework import check, expect, expect_written, mean_difference
 
 # Exercise 1.4: means over 12 seeds, in points, with room for other seeds, rates
 # and a few updates more.
@@ -124,21 +123,7 @@ def sd_lead(answer: Callable) -> str:
     """Exercise 1.4: what sd only brings at two initial gains, by its numbers."""
     means = {}
     for gain in SD_LEAD:
-        result = answer(gain)
-        expect_written(result)
-        values = np.asarray(result, dtype=float)
-        expect(
-            values.ndim == 1 and len(values) >= 12,
-            "return one difference for each of 12 seeds or more, (seeds,): "
-            f"`at_best` gives one score per seed; got shape {values.shape}",
-        )
-        expect(
-            np.isfinite(values).all(), "some values are not finite: choose lower rates"
-        )
-        expect(
-            np.ptp(values) > 0, "all seeds have the same difference: are they trained?"
-        )
-        means[gain] = values.mean()
+        means[gain] = mean_difference(answer(gain), "choose lower rates")
     bad, good = means[1], means[4]
     said = f"{bad:.1f} points at gain 1 and {good:.1f} at gain 4"
     expect(good < 30, f"{said}: these look like accuracies; return a difference")

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import nn
 
-from utils.checks.framework import check, expect, expect_written
+from utils.checks.framework import check, expect, expect_written, mean_difference
 
 
 @check
@@ -143,21 +142,7 @@ def dropout_cost(answer: Callable) -> str:
     """Exercise 4.4: what three dropouts cost at two widths, by the numbers."""
     means = {}
     for width in (NARROW, WIDE):
-        result = answer(width)
-        expect_written(result)
-        values = np.asarray(result, dtype=float)
-        expect(
-            values.ndim == 1 and len(values) >= 12,
-            "return one difference for each of 12 seeds or more, (seeds,): "
-            f"`at_best` gives one score per seed; got shape {values.shape}",
-        )
-        expect(
-            np.isfinite(values).all(), "some values are not finite: use the two `RATES`"
-        )
-        expect(
-            np.ptp(values) > 0, "all seeds have the same difference: are they trained?"
-        )
-        means[width] = values.mean()
+        means[width] = mean_difference(answer(width), "use the two `RATES`")
     narrow, wide = means[NARROW], means[WIDE]
     found = f"{narrow:.1f} points at width {NARROW}, {wide:.1f} at {WIDE}"
     expect(

@@ -9,6 +9,7 @@ import os
 import warnings
 from collections.abc import Callable
 
+import numpy as np
 import torch
 
 
@@ -55,3 +56,20 @@ def expect_written(result: object) -> None:
         result is not None and result is not Ellipsis,
         "it returned nothing: write its body and end with return",
     )
+
+
+def mean_difference(result: object, not_finite: str) -> float:
+    """The mean of one difference per seed, (seeds,), of twelve trained or more.
+
+    not_finite: what to do where a value is not finite, for the hint.
+    """
+    expect_written(result)
+    values = np.asarray(result, dtype=float)
+    expect(
+        values.ndim == 1 and len(values) >= 12,
+        "return one difference for each of 12 seeds or more, (seeds,): "
+        f"`at_best` gives one score per seed; got shape {values.shape}",
+    )
+    expect(np.isfinite(values).all(), f"some values are not finite: {not_finite}")
+    expect(np.ptp(values) > 0, "all seeds have the same difference: are they trained?")
+    return values.mean()

@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from utils.statistics import Estimate, estimate, paired_difference, paired_ratio
+from utils.statistics import (
+    Estimate,
+    estimate,
+    paired_difference,
+    paired_ratio,
+    verdict,
+)
 
 TRIALS, SEEDS = 2000, 12
 
@@ -228,3 +234,25 @@ def test_an_estimate_keeps_its_values():
     assert "values" not in repr(ratio)
     a, b = Estimate(5, 4, 6, 12), Estimate(5, 4, 6, 12, values=(4.0, 6.0))
     assert a == b and hash(a) == hash(b)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [
+        (3.1, 9, "true"),
+        (3, 9, "not settled"),  # at the margin is not beyond it
+        (-9, -3.1, "false"),
+        (-3, 3, "no difference that matters"),
+        (0.5, 2, "no difference that matters"),  # sure, and too small
+        (-1, 3.1, "not settled"),
+        (-4, 4, "not settled"),
+    ],
+)
+def test_verdicts(low, high, word):
+    assert verdict(Estimate((low + high) / 2, low, high, 12)) == word
+    assert verdict(Estimate((low + high) / 2, low, high, 12), margin=3.0) == word
+
+
+def test_a_verdict_needs_a_margin():
+    with pytest.raises(ValueError, match="margin must be positive, got 0"):
+        verdict(Estimate(1, 0, 2, 12), margin=0)

@@ -131,6 +131,21 @@ def paired_ratio(a: ArrayLike, b: ArrayLike, unit: str = "times") -> Estimate:
     return Estimate(value, low, high, log.n, unit, values=log.values, scale="log")
 
 
+def verdict(e: Estimate, margin: float = 3) -> str:
+    """What an interval says of "more than 0", by the rule of chapters/notation.md.
+
+    margin: the difference that would change a recipe, in the unit of `e`.
+    """
+    if margin <= 0:
+        raise ValueError(f"margin must be positive, got {margin}")
+    if e.low > margin:
+        return "true"
+    if e.high < -margin:
+        return "false"
+    inside = -margin <= e.low and e.high <= margin
+    return "no difference that matters" if inside else "not settled"
+
+
 def _paired(a: ArrayLike, b: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if a.shape != b.shape:

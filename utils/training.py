@@ -72,6 +72,8 @@ def sgd(
     `nets` are the nets as they are, after `nets.step` updates; `loss` (nets,)
     is that of the batch that comes next, and `nets.gradients` its gradients,
     by name, (nets, ...). When the loop is left, the last update is made.
+    The body may look through the nets in train mode: running statistics that it
+    moves are put back. To change them, hook the next pass, as chapter 03 does.
 
     make_model: builds one plain module; called after torch.manual_seed.
         Parameters and buffers are each net's own, all else is shared.

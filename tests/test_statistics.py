@@ -221,6 +221,15 @@ def test_format_specs():
         format(loss, ".1f")
 
 
+def test_a_change_as_a_loss():
+    x, y = np.array([1.0, 2.0, 4.0]), np.array([2.0, 3.0, 3.0])
+    loss, other = -paired_difference(x, y), paired_difference(y, x)
+    assert loss.values == other.values
+    np.testing.assert_allclose([loss.value, loss.low], [other.value, other.low])
+    np.testing.assert_allclose(loss.high, other.high)
+    assert str(-Estimate(-15.0, -17.0, -13.2, 12, "points")) == "15 points [13, 17]"
+
+
 def test_an_estimate_keeps_its_values():
     x, y = np.array([1.0, 2.0, 4.0]), np.array([2.0, 3.0, 3.0])
     assert estimate(x).values == (1.0, 2.0, 4.0) and estimate(x).scale == "linear"

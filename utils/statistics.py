@@ -1,6 +1,6 @@
 """Estimates with their 95 % intervals over seeds, on top of scipy.stats."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import floor, log10
 
 import numpy as np
@@ -27,6 +27,11 @@ class Estimate:
     # one number per seed, on the scale on which the interval was made
     values: tuple[float, ...] = field(default=(), compare=False, repr=False)
     scale: str = field(default="linear", compare=False, repr=False)
+
+    def __neg__(self) -> "Estimate":
+        """b - a for a - b: a loss of 5 points for a change of -5."""
+        ends = {"value": -self.value, "low": -self.high, "high": -self.low}
+        return replace(self, **ends, values=tuple(-v for v in self.values))
 
     def __str__(self) -> str:
         """For example "52.1 % [50.3, 53.9]"."""

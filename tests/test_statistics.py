@@ -227,7 +227,7 @@ def test_a_change_as_a_loss():
     assert loss.values == other.values
     np.testing.assert_allclose([loss.value, loss.low], [other.value, other.low])
     np.testing.assert_allclose(loss.high, other.high)
-    assert str(-Estimate(-15.0, -17.0, -13.2, 12, "points")) == "15 points [13, 17]"
+    assert str(-Estimate(-15, -19, -11, 12, "points")) == "15 points [11, 19]"
 
 
 def test_an_estimate_keeps_its_values():

@@ -20,7 +20,7 @@ CHAPTERS = ROOT / "chapters"
 NOTEBOOKS = sorted(CHAPTERS.glob("*.ipynb"))
 PAGES = [ROOT / "index.md", *sorted(CHAPTERS.glob("*.md"))]
 VERDICTS = ["true", "partly", "false", "no difference that matters", "not settled"]
-AGREEMENT = ["agrees", "partly", "disagrees", "not tested"]
+AGREEMENT = ["agrees", "partly", "disagrees", "consistent", "not tested"]
 RELEASE = ".".join(torch.__version__.split(".")[:2])
 ARXIV = re.compile(r"arxiv\.org/(?:abs|pdf)/(\d{4}\.\d{4,5})")
 
@@ -104,6 +104,8 @@ def test_an_answer_has_all_its_parts(question, answer):
     assert question.endswith("?")
     verdicts = re.findall(r"^\*\*Verdict: (.+?)\.\*\*", answer, flags=re.M)
     assert len(verdicts) == 1 and verdicts[0] in VERDICTS
+    advice = re.search(r"^\*\*Do:\*\* (.+?)\n\n", answer, flags=re.M | re.S)
+    assert advice and 30 < len(advice[1]) < 320  # to be quoted on its own
     assert "{glue:" in answer
     assert re.search(r"\]\(\d\d_\w+\.ipynb\)", answer)
     assert ARXIV.search(answer)

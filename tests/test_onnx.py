@@ -31,7 +31,7 @@ def net():
     names = {"nn": nn, "torch": torch}
     exec(TEXT["nets"], names)
     torch.manual_seed(0)
-    model = names["conv_net"](nn.BatchNorm2d)
+    model = names["conv_net"](16, nn.BatchNorm2d)
     update_bn([1 + 2 * torch.randn(64, 64)], model)
     return model.eval()
 
@@ -63,7 +63,7 @@ def test_the_lines_give_the_nets_answers(net, tmp_path, monkeypatch):
 
 def test_the_exporter_folds_batch_norm(net, tmp_path, monkeypatch):
     run_lines(net, tmp_path, monkeypatch)
-    assert operations(tmp_path).count("Conv") == 2
+    assert operations(tmp_path).count("Conv") == 3
     assert "BatchNormalization" not in operations(tmp_path)
 
 
@@ -77,6 +77,21 @@ def test_in_train_mode_it_warns_and_uses_the_stored_statistics(
         names = run_lines(model, tmp_path, monkeypatch)
     with torch.no_grad():
         np.testing.assert_allclose(names["logits"], net(names["x"]), atol=1e-4)
+
+
+def test_without_stored_statistics_it_writes_a_mean_over_the_batch(
+    net, tmp_path, monkeypatch
+):
+    assert "`ReduceMean`" in TEXT["onnx"]
+    names = {"copy": copy, "_BatchNorm": nn.modules.batchnorm._BatchNorm}
+    source = TEXT["export-runs"]
+    exec(source[: source.index("def saved_and_loaded")], names)
+    model = names["without_statistics"](net)
+    run = run_lines(model, tmp_path, monkeypatch)
+    assert "ReduceMean" in operations(tmp_path)
+    session, x = run["session"], run["x"]
+    alone = [session.run(None, {run["name"]: row.numpy()})[0] for row in x.split(1)]
+    assert np.abs(np.concatenate(alone) - run["logits"]).max() > 0.01
 
 
 def test_without_the_packages_the_message_is_the_one_shown():

@@ -18,45 +18,59 @@ from utils.checks.chapter_03 import (
 )
 from utils.checks.chapter_04 import decay_groups, dropout_cost, dropout_ratio
 from utils.checks.chapter_05 import held_at, highest_usable_rate, rescale
-from utils.checks.chapter_06 import ghost_forward, images_needed
-from utils.checks.chapter_07 import batch_of_two, starving_layers
-from utils.checks.chapter_08 import group_norm, renorm_r_d
-from utils.checks.chapter_09 import bytes_sent, merge
-from utils.checks.chapter_10 import adapt, fold
-from utils.checks.chapter_11 import frozen_body, reads_rows, sound_layer
+from utils.checks.chapter_06 import epsilon_gain, ghost_forward, images_needed
+from utils.checks.chapter_07 import batch_of_two, careful, layer_cost
+from utils.checks.chapter_08 import group_cost, group_norm, renorm_r_d
+from utils.checks.chapter_09 import merge, sorted_devices
+from utils.checks.chapter_10 import adapt, fold, one_by_one
+from utils.checks.chapter_11 import (
+    averages_all,
+    frozen_body,
+    longer_memory,
+    reads_rows,
+    sound_layer,
+    synchronised_layer,
+)
 from utils.checks.framework import NotYet
 
 __all__ = [
     "NotYet",
     "adapt",
+    "averages_all",
     "backward_nodes",
     "batch_norm_nd",
     "batch_of_two",
-    "bytes_sent",
+    "careful",
     "decay_groups",
     "drift",
     "dropout_cost",
     "dropout_ratio",
+    "epsilon_gain",
     "fold",
     "freeze_batch_norm",
     "frozen_body",
     "ghost_forward",
+    "group_cost",
     "group_norm",
     "held_at",
     "highest_usable_rate",
     "images_needed",
+    "layer_cost",
     "lead",
+    "longer_memory",
     "mean_share",
     "merge",
     "noise_drift",
     "norm_backward",
     "norm_with_memory",
+    "one_by_one",
     "paired_interval",
     "reads_rows",
     "renorm_r_d",
     "rescale",
     "sd_lead",
+    "sorted_devices",
     "sound_layer",
-    "starving_layers",
+    "synchronised_layer",
     "with_guests",
 ]

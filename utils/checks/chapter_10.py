@@ -5,10 +5,18 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
-from utils.checks.framework import NotYet, check, expect, expect_written
+from utils.checks.framework import (
+    NotYet,
+    check,
+    expect,
+    expect_written,
+    mean_difference,
+)
 
 NORMS = nn.BatchNorm1d, nn.BatchNorm2d
+SINGLY = {1.0: (-75, -3), 0.1: (-12, 4), 0.01: (-85, -25)}  # momentum: points
 
 
 def _fill(bn: nn.Module) -> nn.Module:
@@ -16,8 +24,9 @@ def _fill(bn: nn.Module) -> nn.Module:
     with torch.no_grad():
         bn.running_mean.normal_(1, 2)
         bn.running_var.uniform_(0.1, 4)
-        if bn.affine:
+        if bn.weight is not None:
             bn.weight.uniform_(0.5, 2).mul_(torch.randn(len(bn.weight)).sign())
+        if bn.bias is not None:
             bn.bias.normal_()
     return bn
 
@@ -27,11 +36,14 @@ def _state(module: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _altered(module: nn.Module, before: dict[str, torch.Tensor]) -> list[str]:
-    """The names of what is no longer as it was, nan for nan."""
-    return [
+    """The names of what is no longer as it was, nan for nan; new and lost ones."""
+    state = module.state_dict()
+    return [*(before.keys() ^ state.keys())] + [
         name
-        for name, now in module.state_dict().items()
-        if not torch.equal(now.nan_to_num(7), before[name].nan_to_num(7))
+        for name in before.keys() & state.keys()
+        if state[name].dtype != before[name].dtype
+        or state[name].shape != before[name].shape
+        or not torch.equal(state[name].nan_to_num(7), before[name].nan_to_num(7))
     ]
 
 
@@ -39,17 +51,28 @@ def _near(a: torch.Tensor, b: torch.Tensor, rtol: float = 1e-9) -> bool:
     return torch.allclose(a.to(b.dtype), b, rtol=rtol, atol=1e-9)
 
 
+def _factor(layer: nn.Module, by: torch.Tensor) -> torch.Tensor:
+    """A number per output channel, in the shape of the layer's weight."""
+    weight = layer.weight
+    if isinstance(layer, _ConvTransposeNd):  # (in, out / groups, ...), in blocks
+        blocks = by.view(layer.groups, 1, -1)
+        inputs = len(weight) // layer.groups
+        by = blocks.expand(-1, inputs, -1).reshape(len(weight), -1)
+    else:
+        by = by[:, None]
+    return by.view(*by.shape, *[1] * (weight.dim() - 2))
+
+
 def _mistake(layer: nn.Module, bn: nn.Module, got: nn.Module) -> str:
     """A known mistake, by what it makes of the weight or the bias."""
-    shape = -1, *[1] * (layer.weight.dim() - 1)
     std = torch.sqrt(bn.running_var + bn.eps)
-    gamma = bn.weight if bn.affine else torch.ones_like(std)
-    beta = bn.bias if bn.affine else torch.zeros_like(std)
+    gamma = torch.ones_like(std) if bn.weight is None else bn.weight
+    beta = torch.zeros_like(std) if bn.bias is None else bn.bias
     bias = torch.zeros_like(std) if layer.bias is None else layer.bias
     scale = gamma / std
 
     def is_weight(by: torch.Tensor) -> bool:
-        return _near(got.weight, layer.weight * by.view(shape))
+        return _near(got.weight, layer.weight * _factor(layer, by))
 
     if not is_weight(scale):
         known = [
@@ -60,7 +83,11 @@ def _mistake(layer: nn.Module, bn: nn.Module, got: nn.Module) -> str:
             (1 / std, "the weights are not multiplied by γ"),
             (torch.ones_like(std), "the weights are unchanged: scale them"),
         ]
-        return next((hint for by, hint in known if is_weight(by)), "wrong weight")
+        if isinstance(layer, _ConvTransposeNd):
+            ask = "wrong weight: which axis of a transposed weight holds the outputs?"
+        else:
+            ask = "wrong weight"
+        return next((hint for by, hint in known if is_weight(by)), ask)
     known = [
         (bias - scale * bn.running_mean + beta, "the old bias is scaled, too"),
         (beta - scale * bn.running_mean, "the old bias got lost"),
@@ -75,23 +102,21 @@ def _mistake(layer: nn.Module, bn: nn.Module, got: nn.Module) -> str:
     return "the weights are right, the bias is not"
 
 
-@check
-def fold(answer: Callable) -> str:
-    """Exercise 10.2: a new layer that equals bn(layer(x)) in eval mode."""
+def _fold_cases() -> list[tuple[str, nn.Module, dict, tuple]]:
+    """Name, layer, options of BN, shape of the input; four channels each."""
     groups = dict(groups=2, bias=False, padding=1)
-    cases = [
+    two = (3, 2, 7, 7)
+    plain = dict(affine=False)
+    return [
         ("a linear layer", nn.Linear(5, 4), {}, (3, 5)),
-        ("a convolution", nn.Conv2d(2, 4, 3), {}, (3, 2, 7, 7)),
-        ("padding", nn.Conv2d(2, 4, 3, padding=1), {}, (3, 2, 7, 7)),
+        ("a convolution", nn.Conv2d(2, 4, 3), {}, two),
+        ("padding", nn.Conv2d(2, 4, 3, padding=1), {}, two),
         ("a linear layer without bias", nn.Linear(5, 4, bias=False), {}, (3, 5)),
         ("eps = 0.1", nn.Linear(5, 4), dict(eps=0.1), (3, 5)),
-        ("affine=False", nn.Linear(5, 4), dict(affine=False), (3, 5)),
-        (
-            "affine=False and no bias",
-            nn.Conv2d(2, 4, 3, bias=False),
-            dict(affine=False),
-            (3, 2, 7, 7),
-        ),
+        ("affine=False", nn.Linear(5, 4), plain, (3, 5)),
+        ("affine=False and no bias", nn.Conv2d(2, 4, 3, bias=False), plain, two),
+        ("BN with bias=False", nn.Conv2d(2, 4, 3), dict(bias=False), two),
+        ("bias=False in both", nn.Linear(5, 4, bias=False), dict(bias=False), (3, 5)),
         ("groups", nn.Conv2d(6, 4, 3, **groups), {}, (3, 6, 7, 7)),
         ("a depthwise convolution", nn.Conv2d(4, 4, 3, groups=4), {}, (3, 4, 7, 7)),
         (
@@ -104,20 +129,60 @@ def fold(answer: Callable) -> str:
             "circular padding",
             nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular"),
             {},
-            (3, 2, 7, 7),
+            two,
         ),
         ("as many outputs as inputs", nn.Conv2d(4, 4, 1), {}, (3, 4, 7, 7)),
         ("Conv1d", nn.Conv1d(2, 4, 3, dilation=2), {}, (3, 2, 9)),
+        ("a transposed convolution", nn.ConvTranspose2d(2, 4, 3, 2), {}, two),
+        ("a transposed one, 4 to 4", nn.ConvTranspose2d(4, 4, 3), {}, (3, 4, 5, 5)),
+        (
+            "a transposed one in groups",
+            nn.ConvTranspose2d(6, 4, 3, groups=2, bias=False),
+            {},
+            (3, 6, 5, 5),
+        ),
+        ("ConvTranspose1d", nn.ConvTranspose1d(4, 4, 3), plain, (3, 4, 9)),
     ]
+
+
+def _refuses(answer: Callable, name: str, layer: nn.Module, bn: nn.Module) -> None:
+    """Expect a ValueError with a sentence."""
+    layer, bn = layer.double(), bn.double()
+    try:
+        result = answer(layer, bn)
+    except ValueError as error:
+        expect(
+            len(str(error).split()) >= 4,
+            f"{name}: refused, but the message, {str(error)!r}, does not say why",
+        )
+        return
+    except NotYet:
+        raise
+    except Exception as error:
+        kind = type(error).__name__
+        raise NotYet(
+            f"{name}: refuse with a ValueError that says why; it raised {kind}: {error}"
+        ) from None
+    expect_written(result)
+    raise NotYet(f"{name}: this cannot be folded; refuse it with a ValueError")
+
+
+@check
+def fold(answer: Callable) -> str:
+    """Exercise 10.2: a new layer that equals bn(layer(x)) in eval mode, or no."""
+    cases = _fold_cases()
     for name, layer, options, shape in cases:
         kind = nn.BatchNorm2d if layer.weight.dim() == 4 else nn.BatchNorm1d
         layer = layer.double()
-        bn = _fill(kind(4, **options).double())
-        for training in (False, True):  # the mode of the arguments must not matter
+        bn = _fill(kind(4, **options).double()).eval()
+        for training in (False, True):  # the layer's own mode must not matter
             layer.train(training)
-            bn.train(training)
             before = _state(layer), _state(bn)
-            new = answer(layer, bn)
+            try:
+                new = answer(layer, bn)
+            except Exception as error:
+                error.args = (f"{name}: {error}",)
+                raise
             expect_written(new)
             expect(
                 type(new) is type(layer),
@@ -133,7 +198,7 @@ def fold(answer: Callable) -> str:
                 "make a new layer",
             )
             expect(
-                (layer.training, bn.training) == (training, training),
+                (layer.training, bn.training) == (training, False),
                 "it leaves its arguments in another mode",
             )
             shared = {p.data_ptr() for p in [*layer.parameters(), *bn.parameters()]}
@@ -142,13 +207,15 @@ def fold(answer: Callable) -> str:
                 f"{name}: the new layer shares a tensor with its arguments: "
                 "training one would change the other; copy it",
             )
+            dtypes = {p.dtype for p in new.parameters()}
             expect(
-                new.weight.dtype == torch.float64,
-                f"{name}: the layers are float64, the new weight is {new.weight.dtype}",
+                dtypes == {torch.float64},
+                f"{name}: the layers are float64, the new one has "
+                f"{', '.join(map(str, dtypes))}",
             )
             x = torch.randn(shape, dtype=torch.float64)
             with torch.no_grad():
-                right = copy.deepcopy(bn).eval()(layer(x))
+                right = bn(layer(x))
                 got = new(x)
             expect(
                 got.shape == right.shape,
@@ -160,7 +227,78 @@ def fold(answer: Callable) -> str:
                 why = _mistake(layer, bn, new) if same else "the weight's shape differs"
                 off = (got - right).abs().max().item()
                 raise NotYet(f"{name}: off by {off:.2g}: {why}")
-    return "equal to the two layers in all 13 cases, and the arguments are untouched"
+    _folds_half(answer)
+    conv, bn = nn.Conv2d(2, 4, 3), _fill(nn.BatchNorm2d(4))
+    _refuses(answer, "BN in train mode", conv, copy.deepcopy(bn).train())
+    untracked = nn.BatchNorm2d(4, track_running_stats=False).eval()
+    _refuses(answer, "no stored statistics", conv, untracked)
+    other = _fill(nn.BatchNorm2d(2)).eval()
+    _refuses(answer, "4 outputs, BN with 2 channels", conv, other)
+    single = _fill(nn.BatchNorm2d(1)).eval()
+    _refuses(answer, "4 outputs, BN with 1 channel", conv, single)
+    _refuses(answer, "a ReLU before BN", nn.ReLU(), bn.eval())
+    _refuses(answer, "a group norm before BN", nn.GroupNorm(2, 4), bn.eval())
+    return (
+        f"equal to the two layers in all {len(cases)} cases and in half "
+        "precision, and refused with a reason where it cannot be"
+    )
+
+
+def _folds_half(answer: Callable) -> None:
+    """A layer in half precision, BN in half or in float32."""
+    for bn_dtype in (torch.float16, torch.float32):
+        name = f"layer in float16, BN in {bn_dtype}"
+        layer = nn.Conv2d(4, 4, 3).half()
+        bn = _fill(nn.BatchNorm2d(4)).to(bn_dtype).eval()
+        new = answer(layer, bn)
+        expect_written(new)
+        dtypes = {p.dtype for p in new.parameters()}
+        expect(
+            dtypes == {torch.float16},
+            f"{name}: the new layer has {', '.join(map(str, dtypes))}: its input "
+            "will be float16",
+        )
+        exact, norm = copy.deepcopy(layer).double(), copy.deepcopy(bn).double()
+        factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+        weight = exact.weight * _factor(exact, factor)
+        bias = factor * (exact.bias - norm.running_mean) + norm.bias
+        for got, right in ((new.weight, weight), (new.bias, bias)):
+            expect(
+                torch.allclose(got.double(), right, rtol=4e-3, atol=2e-2),
+                f"{name}: wrong by more than its rounding",
+            )
+
+
+@check
+def one_by_one(answer: Callable) -> str:
+    """Exercise 10.4: dark images singly minus at once, by its numbers alone."""
+    means = {
+        m: mean_difference(answer(m), "scores are finite: is the variance?")
+        for m in SINGLY
+    }
+    told = ", ".join(f"{v:.1f} at momentum {m:g}" for m, v in means.items())
+    expect(
+        max(means.values()) < 30,
+        f"{told}: these look like accuracies, or like all at once minus singly: "
+        "return singly minus all at once",
+    )
+    expect(
+        min(means.values()) < -1.2,
+        f"{told}: measure in points, with accuracy in %; does the momentum reach "
+        "the layers, and are the images shown one at a time, in train mode?",
+    )
+    expect(
+        len(set(means.values())) == len(means),
+        f"{told}: does the momentum reach every BN layer?",
+    )
+    for m, (low, high) in SINGLY.items():
+        expect(
+            low < means[m] < high,
+            f"{means[m]:.1f} points at momentum {m:g}; we expect {low} to {high} for "
+            "64 dark images, one at a time in train mode, scored in eval mode on "
+            "all dark test images",
+        )
+    return told
 
 
 def _nets() -> list[tuple[str, nn.Module, torch.Tensor]]:
@@ -260,6 +398,7 @@ def adapt(answer: Callable) -> str:
                 p.grad = torch.ones_like(p)
             modes = [m.training for m in model.modules()]
             momenta = [m.momentum for m in norms.values()]
+            settings = {n: m.extra_repr() for n, m in model.named_modules()}
             right = [_reached(model, x, in_one_pass) for in_one_pass in (True, False)]
             before, given = _state(model), x.clone()
             case = (
@@ -308,6 +447,12 @@ def adapt(answer: Callable) -> str:
                 ),
                 f"{case}: it leaves hooks on the layers: remove them",
             )
+            for n, m in model.named_modules():
+                expect(
+                    m.extra_repr() == settings[n],
+                    f"{case}: layer {n} was ({settings[n]}) and is now "
+                    f"({m.extra_repr()}): restore it",
+                )
             for layer, bn in norms.items():
                 old = before[f"{layer}.running_mean"]
                 hint = _what_is_stored(bn, old, [r[layer] for r in right])

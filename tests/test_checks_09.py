@@ -130,42 +130,28 @@ WRONG_MERGE = {
 }
 
 
-def ring(processes):
-    return 2 * (processes - 1) / processes
+def scattered(mean):
+    """Twelve differences around this mean."""
+    return mean + np.linspace(-2, 2, 12)
 
 
-RIGHT_BYTES = {
-    "closed form": lambda c, p: ring(p) * 4 * (4 * sum(c) + len(c)),
-    "a loop": lambda c, p: sum(ring(p) * (4 * (2 * k + 1) + 8 * k) for k in c),
-    "numpy": lambda c, p: 4 * ring(p) * (4 * np.array(c) + 1).sum(),
-    "torch": lambda c, p: torch.tensor(c).mul(4).add(1).sum() * 4 * ring(p),
-    "rounded to whole bytes": lambda c, p: round(ring(p) * 4 * (4 * sum(c) + len(c))),
-    "whole bytes, down": lambda c, p: 8 * (p - 1) * (4 * sum(c) + len(c)) // p,
-}
-WRONG_BYTES = {
-    "the stub": (lambda c, p: None, "returned nothing"),
-    "forward": (lambda c, p: ring(p) * 4 * (2 * sum(c) + len(c)), "forward pass only"),
-    "backward": (lambda c, p: ring(p) * 8 * sum(c), "backward pass only"),
-    "no count": (lambda c, p: ring(p) * 16 * sum(c), "sends its count"),
-    "one count": (lambda c, p: ring(p) * 4 * (4 * sum(c) + 1), "one count per layer"),
-    "two counts": (
-        lambda c, p: ring(p) * 4 * (4 * sum(c) + 2 * len(c)),
-        "sends no count",
-    ),
-    "values": (lambda c, p: ring(p) * (4 * sum(c) + len(c)), "number of values"),
-    "float64": (lambda c, p: 2 * RIGHT_BYTES["closed form"](c, p), "not 8"),
-    "bits": (lambda c, p: 8 * RIGHT_BYTES["closed form"](c, p), "not bits"),
-    "no ring": (lambda c, p: 4 * (4 * sum(c) + len(c)), "in a ring"),
-    "half a ring": (lambda c, p: RIGHT_BYTES["closed form"](c, p) / 2, "round twice"),
-    "everybody's": (lambda c, p: RIGHT_BYTES["closed form"](c, p) * p, "asked is one"),
-    "weights": (lambda c, p: sum(k * k for k in c), "it is"),
-    "one layer": (lambda c, p: RIGHT_BYTES["closed form"](c[:1], p), "it is"),
-    "nan": (lambda c, p: float("nan"), "it is"),
+RIGHT_SORTED = [scattered(-4.0), scattered(-1.5), list(scattered(-6))]
+WRONG_SORTED = {
+    "the stub": (lambda: None, "returned nothing"),
+    "the mean": (lambda: -4.0, "one difference for each"),
+    "all rates": (lambda: np.ones((5, 12)), "one difference for each"),
+    "diverged": (lambda: np.full(12, np.nan), "best rate"),
+    "not sorted": (lambda: np.zeros(12), "same difference"),
+    "the accuracy": (lambda: scattered(92), "subtract `accuracy[8]`"),
+    "turned round": (lambda: scattered(4), "sorted *minus* shuffled"),
+    "32 per device": (lambda: scattered(0.8), "too little"),
+    "one update": (lambda: scattered(-60), "too much"),
+    "in thousandths": (lambda: scattered(-400), "points of accuracy"),
 }
 RIGHT = [(checks.merge, a) for a in RIGHT_MERGE]
-RIGHT += [(checks.bytes_sent, a) for a in RIGHT_BYTES.values()]
+RIGHT += [(checks.sorted_devices, lambda a=a: a) for a in RIGHT_SORTED]
 WRONG = [(checks.merge, *pair) for pair in WRONG_MERGE.values()]
-WRONG += [(checks.bytes_sent, *pair) for pair in WRONG_BYTES.values()]
+WRONG += [(checks.sorted_devices, *pair) for pair in WRONG_SORTED.values()]
 
 
 @pytest.mark.parametrize(("check", "answer"), RIGHT)
@@ -176,7 +162,7 @@ def test_accepts(check, answer):
 
 
 @pytest.mark.parametrize(
-    ("check", "answer", "hint"), WRONG, ids=[*WRONG_MERGE, *WRONG_BYTES]
+    ("check", "answer", "hint"), WRONG, ids=[*WRONG_MERGE, *WRONG_SORTED]
 )
 def test_rejects(check, answer, hint):
     passed, said = verdict(check, answer)

@@ -1,5 +1,6 @@
 """Programs that start processes: their errors are clear, and none is left."""
 
+import ast
 import importlib
 import os
 import signal
@@ -150,15 +151,25 @@ def free_port() -> int:
         return s.getsockname()[1]
 
 
+def written(cell: str) -> list[tuple[str, str]]:
+    """The files, with their text, that a cell of chapter 09 adds to."""
+    first, _, rest = cell.partition("\n")
+    if first.startswith("%%writefile"):
+        return [(first.partition("}/")[2], rest + "\n")]
+    calls = [node for node in ast.walk(ast.parse(cell)) if isinstance(node, ast.Call)]
+    calls = [call for call in calls if getattr(call.func, "id", "") == "write"]
+    return [tuple(arg.value for arg in call.args) for call in calls]
+
+
 @pytest.fixture
 def scripts(tmp_path, monkeypatch) -> Path:
     """The files that chapter 09 writes."""
     chapter = nbformat.read(ROOT / "chapters" / "09_many_devices.ipynb", as_version=4)
     for cell in chapter.cells:
-        first, _, rest = cell.source.partition("\n")
-        if first.startswith("%%writefile"):
-            with open(tmp_path / first.partition("}/")[2], "a") as file:
-                file.write(rest + "\n")
+        if cell.cell_type == "code":
+            for name, text in written(cell.source):
+                with open(tmp_path / name, "a") as file:
+                    file.write(text)
     monkeypatch.syspath_prepend(tmp_path)
     return tmp_path
 
@@ -197,3 +208,73 @@ def test_the_script_of_chapter_09_runs_unchanged_on_two_machines(scripts):
         torch.testing.assert_close(outputs, alone["outputs"])
     assert alive(scripts) == 0
     assert os.environ.get("RANK") is None
+
+
+RESNET = """
+import sys
+
+import torch
+import torch.distributed as dist
+from ddp import distribute, gpu
+from sync_norm import SyncNorm
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from tests.resnet import resnet18_like
+
+
+def synchronised(model):  # in place; what PyTorch's conversion does on GPUs
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            new = SyncNorm(layer.num_features).to(layer.weight)
+            new.load_state_dict(layer.state_dict())
+            owner, _, last = name.rpartition(".")
+            setattr(model.get_submodule(owner), last, new)
+    return model
+
+
+def train(model, loss_of, x, y):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):
+        loss = cross_entropy(loss_of(x), y)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.state_dict()
+
+
+torch.manual_seed(0)
+x, y = torch.randn(4, 3, 32, 32).double(), torch.randint(10, (4,))
+rank, world = dist.get_rank(), dist.get_world_size()
+assert not gpu
+own = slice(rank * 4 // world, (rank + 1) * 4 // world)
+model = synchronised(resnet18_like(4).double())
+together = train(model, distribute(model), x[own], y[own])
+model = resnet18_like(4).double()
+alone = train(model, model, x, y)
+for name, tensor in alone.items():
+    if tensor.is_floating_point():
+        torch.testing.assert_close(together[name], tensor, rtol=0, atol=1e-10)
+print(f"rank {rank} agrees")
+dist.destroy_process_group()
+"""
+
+
+def test_the_code_to_copy_trains_a_resnet_as_one_process_would(scripts, monkeypatch):
+    """Two processes with two images each, through `distribute`."""
+    (scripts / "resnet_script.py").write_text(RESNET)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    said = run(
+        [*TORCHRUN, *HERE, "--nproc-per-node=2", scripts / "resnet_script.py"], 100
+    )
+    assert said.count("agrees") == 2
+    assert alive(scripts) == 0
+
+
+def test_the_launcher_of_chapter_09_ends_all_when_one_dies(scripts):
+    script = scripts / "dies.py"
+    script.write_text(DIES.format(end="sys.exit(3)"))
+    with pytest.raises(ProcessError, match="exit code 3"):
+        run([sys.executable, scripts / "start.py", 3, script], 60)
+    assert alive(scripts) == 0

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from utils.checks.framework import check, expect, expect_written
+from utils.checks.framework import check, expect, expect_written, mean_difference
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -108,37 +108,29 @@ def merge(answer: Callable) -> str:
 
 
 @check
-def bytes_sent(answer: Callable) -> str:
-    """Exercise 9.2: bytes that one process sends to synchronise BN."""
-    for channels, processes in [([32, 48], 4), ([64, 128, 256], 8), ([10], 2)]:
-        layers, c = len(channels), sum(channels)
-        ring = 2 * (processes - 1) / processes
-        right = ring * 4 * (4 * c + layers)
-        result = answer(list(channels), processes)
-        expect_written(result)
-        result = float(result)
-        mistakes = {
-            "that is the forward pass only; the backward pass sends 2C": ring
-            * 4
-            * (2 * c + layers),
-            "that is the backward pass only": ring * 4 * 2 * c,
-            "each layer sends its count, too": ring * 4 * 4 * c,
-            "one count per layer, not one in all": ring * 4 * (4 * c + 1),
-            "the backward pass sends no count": ring * 4 * (4 * c + 2 * layers),
-            "float32 takes 4 bytes; that is the number of values": right / 4,
-            "float32 takes 4 bytes, not 8": right * 2,
-            "4 bytes, not bits": right * 8,
-            "in a ring every process sends 2 (p - 1) / p of the message, not all "
-            "of it": right / ring,
-            "in a ring the message goes round twice: 2 (p - 1) / p": right / 2,
-            "that is what all processes send; asked is one": right * processes,
-        }
-        for hint, wrong in mistakes.items():
-            same = abs(wrong - right) < 1e-6 * right
-            expect(same or not abs(result - wrong) <= 1e-6 * wrong, hint)
-        expect(
-            abs(result - right) <= 0.51 + 1e-6 * right,
-            f"for channels {channels} and {processes} processes it is {right:g} "
-            f"bytes, got {result:g}",
-        )
-    return "forward and backward, counts and ring included"
+def sorted_devices(answer: Callable) -> str:
+    """Exercise 9.4: accuracy with images sorted over the devices, minus shuffled."""
+    mean = mean_difference(
+        answer(), "take the best rate, `at_best`, which leaves diverged runs out"
+    )
+    expect(abs(mean) <= 100, "give it in points of accuracy, percent minus percent")
+    expect(
+        mean < 30,
+        "the sorted net cannot be so much better: subtract `accuracy[8]` from it",
+    )
+    expect(
+        mean < 1,
+        "sorting does not gain accuracy here: is it sorted *minus* shuffled, and "
+        "are there 8 images per device?",
+    )
+    expect(
+        mean < -1,
+        "that is too little: sort each batch by its labels, `y[i]`, with 8 images "
+        "per device",
+    )
+    expect(
+        mean > -15,
+        "that is too much: train at the rates of `split[8]`, on as many updates, "
+        "with 8 images per device, and keep all devices' statistics",
+    )
+    return f"sorted by label, the devices lose {-mean:.1f} points"

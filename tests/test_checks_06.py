@@ -285,3 +285,42 @@ def test_ghost_forward_accepts_a_module():
             return split(layer, x, size)
 
     assert verdict(checks.ghost_forward, Ghost())[0]
+
+
+def gains(small, large, n=12):
+    """An answer to exercise 6.4 that has measured these means."""
+    noise = np.linspace(-2, 2, n)
+    return lambda eps: noise + (small if eps < 1 else large)
+
+
+RIGHT_GAINS = [
+    gains(-20, 16),
+    gains(-12, 8, n=24),
+    lambda eps: torch.linspace(-3, 3, 12) + (-20 if eps < 1 else 16),
+]
+WRONG_GAINS = [
+    (lambda eps: None, "returned nothing"),
+    (gains(20, -16), "not the accuracy"),
+    (gains(43, 79), "look like errors"),
+    (lambda eps: gains(-20, 16)(eps) / 100, "error in %"),
+    (gains(-4, 1), "we expect"),
+    (gains(-20, -16), "we expect"),
+    (lambda eps: gains(-20, -20)(eps), "does ε reach"),
+    (lambda eps: gains(-20, 16)(eps).mean(), "one difference for each"),
+    (gains(-20, 16, n=1), "12 seeds or more"),
+    (lambda eps: np.full(12, -20.0 if eps < 1 else 16), "are they trained"),
+    (lambda eps: gains(-20, 16)(eps) * np.nan, "not finite"),
+]
+
+
+@pytest.mark.parametrize("answer", RIGHT_GAINS)
+def test_epsilon_gain_accepts(answer):
+    passed, said = verdict(checks.epsilon_gain, answer)
+    assert passed, said
+
+
+@pytest.mark.parametrize(("answer", "hint"), WRONG_GAINS)
+def test_epsilon_gain_rejects(answer, hint):
+    passed, said = verdict(checks.epsilon_gain, answer)
+    assert passed is False
+    assert hint in said

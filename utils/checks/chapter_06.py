@@ -5,7 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from utils.checks.framework import check, expect, expect_written
+from utils.checks.framework import check, expect, expect_written, mean_difference
+
+# Exercise 6.4: error with this ε minus that with 1e-5, points, over seed sets
+EPSILONS = {0.1: (-36, -7), 10: (3, 32)}
 
 
 @check
@@ -193,3 +196,33 @@ def _compare_state(name: str, ours: nn.Module, theirs: nn.Module) -> None:
         )
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         expect(torch.equal(a, b), f"{name}: it changes the layer's γ or β")
+
+
+@check
+def epsilon_gain(answer: Callable) -> str:
+    """Exercise 6.4: what a larger ε does to a batch of 2, by the numbers."""
+    means = {
+        eps: mean_difference(answer(eps), "use the rates of `rates(-3, 0)`")
+        for eps in EPSILONS
+    }
+    small, large = means.values()
+    found = f"{small:.1f} points at ε = 0.1, {large:.1f} at ε = 10"
+    expect(small != large, f"{found}: does ε reach the layers?")
+    expect(max(abs(small), abs(large)) > 1.2, f"{found}: measure in points, error in %")
+    expect(
+        min(small, large) < 33,
+        f"{found}: these look like errors; return the difference to the nets with "
+        "ε = 1e-5, seed by seed",
+    )
+    expect(
+        not (small > 0 > large),
+        f"{found}: the other way round; it is the error, not the accuracy, with ε "
+        "minus that with 1e-5",
+    )
+    for eps, (low, high) in EPSILONS.items():
+        expect(
+            low < means[eps] < high,
+            f"{found}; at {eps} we expect {low} to {high} after 128 updates in batches "
+            "of 2, each net at the best of the four rates",
+        )
+    return found

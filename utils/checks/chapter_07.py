@@ -6,7 +6,12 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from utils.checks.framework import check, expect, expect_written
+from utils.checks.framework import (
+    check,
+    expect,
+    expect_written,
+    mean_difference,
+)
 
 
 @check
@@ -62,81 +67,126 @@ def batch_of_two(answer: Callable) -> str:
     return "equal to nn.BatchNorm1d, from large differences down to none"
 
 
-def _conv(*layers: nn.Module, kernel: int | tuple[int, int] = 3) -> nn.Module:
-    conv = nn.Conv2d(1, 4, kernel)
-    return nn.Sequential(conv, nn.BatchNorm2d(4), nn.ReLU(), *layers)
+LAYERS = {  # name: the layer, the shape of its input, values per channel
+    "a dense input": (nn.BatchNorm1d, (6, 4), 6),
+    "one example": (nn.BatchNorm1d, (1, 4), 1),
+    "a sequence": (nn.BatchNorm1d, (2, 4, 5), 10),
+    "an image": (nn.BatchNorm2d, (1, 4, 3, 2), 6),
+    "two images": (nn.BatchNorm2d, (2, 4, 5, 5), 50),
+    "a pooled image": (nn.BatchNorm2d, (1, 4, 1, 1), 1),
+}
 
 
-def _left_behind(model: nn.Module) -> str:
-    """What an answer has changed on the model besides its state."""
-    for m in model.modules():
-        hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
-        if any(getattr(m, name) for name in hooks):
-            return "it leaves hooks on the layers: remove them in the end"
-        if "forward" in vars(m):
-            return "it leaves a changed forward on a layer: put the old one back"
-    if not all(p.requires_grad for p in model.parameters()):
-        return "it leaves parameters frozen: restore requires_grad"
-    return ""
+def _norm(kind: type[nn.Module]) -> nn.Module:
+    """A layer whose γ, β and running statistics are not 0 and 1."""
+    layer = kind(4, eps=1e-3, momentum=0.3, dtype=torch.float64)
+    with torch.no_grad():
+        for tensor, low, high in (
+            (layer.weight, 0.5, 2),
+            (layer.bias, -1, 1),
+            (layer.running_mean, -1, 1),
+            (layer.running_var, 0.5, 3),
+        ):
+            tensor.uniform_(low, high)
+    return layer
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-6, atol=1e-8)
+
+
+def _compare(name: str, answer: Callable, at_least: int, training: bool) -> None:
+    kind, shape, values = LAYERS[name]
+    ours = _norm(kind).train(training)
+    theirs = copy.deepcopy(ours)
+    enough = training and values >= at_least
+    theirs.train(enough)
+    x1 = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    x2 = x1.detach().clone().requires_grad_()
+    right = theirs(x2)
+    if not enough:
+        theirs.train(training)
+    stored = copy.deepcopy(ours).eval()(x2).detach()
+    try:
+        result = answer(ours, x1, at_least)
+    except ValueError as error:
+        expect(
+            "more than 1 value" not in str(error),
+            f"{name}, shape {shape}: PyTorch's error; with too few values do not "
+            "call the layer in train mode",
+        )
+        raise
+    expect_written(result)
+    case = (
+        f"{name}, shape {shape}, {values} values per channel, at_least={at_least}, "
+        f"{'train' if training else 'eval'} mode"
+    )
+    expect(isinstance(result, torch.Tensor), f"{case}: return the layer's output")
+    expect(
+        _same(result.detach(), right.detach()) or not _same(result.detach(), stored),
+        f"{case}: these are enough, and it used the stored statistics. Count images "
+        "times positions; `at_least` itself is enough",
+    )
+    expect(
+        _same(result.detach(), right.detach()) or enough or not training,
+        f"{case}: too few, so the output should be that of eval mode",
+    )
+    expect(
+        _same(result.detach(), right.detach()),
+        f"{case}: the output is not that of the layer in this mode; mind γ, β and the "
+        "layer's own eps",
+    )
+    expect(ours.training == training, f"{case}: it leaves the layer in another mode")
+    for key, value in theirs.state_dict().items():
+        expect(
+            torch.equal(ours.state_dict()[key], value)
+            or _same(ours.state_dict()[key].double(), value.double()),
+            f"{case}: {key} should " + ("move on" if enough else "stay as it was"),
+        )
+    expect(result.requires_grad, f"{case}: no gradient can flow through the output")
+    (right**3).sum().backward()
+    (result**3).sum().backward()
+    pairs = [(x1, x2), (ours.weight, theirs.weight), (ours.bias, theirs.bias)]
+    expect(
+        all(a.grad is not None and _same(a.grad, b.grad) for a, b in pairs),
+        f"{case}: the gradient to γ, β or x is not the layer's",
+    )
 
 
 @check
-def starving_layers(answer: Callable) -> str:
-    """Exercise 7.1: names of the BN layers with one value per channel."""
-    pooled = nn.Sequential()
-    pooled.add_module("body", _conv())
-    pooled.add_module("pool", nn.AdaptiveAvgPool2d(1))
-    pooled.add_module("head", nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)))
-    dense = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
-    deep = nn.Sequential(*dense, nn.BatchNorm1d(2))
-    series = nn.Sequential(nn.Conv1d(2, 4, 3), nn.BatchNorm1d(4))
-    others = nn.Sequential(nn.Linear(3, 4), nn.GroupNorm(2, 4), nn.LayerNorm(4))
-    cases = [
-        ("a dense net, batch 1", dense, (1, 3), ["1"]),
-        ("a dense net, batch 2", dense, (2, 3), []),
-        ("two BN layers, batch 1", deep, (1, 3), ["1", "3"]),
-        ("a conv net, batch 1", _conv(), (1, 1, 7, 7), []),
-        ("a column of positions", _conv(kernel=(3, 7)), (1, 1, 7, 7), []),
-        ("a row of positions", _conv(kernel=(7, 3)), (1, 1, 7, 7), []),
-        ("a pooled branch, batch 1", pooled, (1, 1, 7, 7), ["head.1"]),
-        ("a pooled branch, batch 2", pooled, (2, 1, 7, 7), []),
-        ("a series of length 1 after the conv", series, (1, 2, 3), ["1"]),
-        ("a series of length 2 after the conv", series, (1, 2, 4), []),
-        ("instance norm", _conv(nn.InstanceNorm2d(4)), (1, 1, 7, 7), []),
-        ("group and layer norm, batch 1", others, (1, 3), []),
-    ]
-    for name, model, shape, right in cases:
-        for training in (True, False):
-            model.train(training)
-            before = copy.deepcopy(model.state_dict())
-            result = answer(model, torch.randn(shape))
-            expect_written(result)
-            expect(
-                not isinstance(result, str) and sorted(result) == right,
-                f"{name}, input {shape}: expected {right}, got {result!r}",
-            )
-            expect(
-                all(m.training == training for m in model.modules()),
-                "it leaves the model in another mode: restore train or eval",
-            )
-            left = _left_behind(model)
-            expect(not left, left)
-            expect(
-                all(torch.equal(v, before[k]) for k, v in model.state_dict().items()),
-                "it changes the running statistics: run the model in eval mode",
-            )
-    layers = [nn.Linear(3, 4), nn.BatchNorm1d(4), nn.BatchNorm1d(4), nn.Dropout()]
-    mixed = nn.Sequential(*layers).train()
-    mixed[1].eval()
-    mixed[3].eval()
-    names = sorted(answer(mixed, torch.randn(1, 3)) or [])
+def careful(answer: Callable) -> str:
+    """Exercise 7.4: a BN layer that takes stored statistics for small batches."""
+    for training in (True, False):
+        for at_least in (6, 2, 7, 51):
+            for name in LAYERS:
+                _compare(name, answer, at_least, training)
+    return "the layer, where it has enough values; its stored statistics elsewhere"
+
+
+# Points lost when one BN layer takes its statistics per image, and what we accept
+COSTS = {0: (-20.0, 25.0), 1: (-20.0, 25.0)}
+
+
+@check
+def layer_cost(answer: Callable) -> str:
+    """Exercise 7.5: one early BN layer per image, by its numbers alone."""
+    advice = "choose lower rates"
+    first, second = (mean_difference(answer(place), advice) for place in (0, 1))
+    found = f"{first:.1f} points in the first layer, {second:.1f} in the second"
     expect(
-        [m.training for m in mixed] == [True, False, True, False],
-        "some layers were frozen in eval mode before, and are in train mode "
-        "now: restore the mode of each layer",
+        max(abs(first), abs(second)) < 40,
+        f"{found}: these look like accuracies, or like the last layer's loss",
     )
+    expect(first != second, f"{found}: does `place` reach the net?")
     expect(
-        names == ["1", "2"],
-        f"a layer in eval mode counts, too: expected ['1', '2'], got {names}",
+        max(abs(first), abs(second)) > 0.35,
+        f"{found}: measure in points, with accuracy in %",
     )
-    return "all starving layers found, and the model is as it was"
+    for place, loss in ((0, first), (1, second)):
+        low, high = COSTS[place]
+        expect(
+            low < loss < high,
+            f"{found}; in layer {place} we expect {low:g} to {high:g} after 128 "
+            "updates in batches of 8, each net at the best of the four rates",
+        )
+    return found

@@ -212,19 +212,20 @@ def test_the_script_of_chapter_09_runs_unchanged_on_two_machines(scripts):
 
 RESNET = """
 import sys
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from ddp import distribute, gpu
 from sync_norm import SyncNorm
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from tests.resnet import resnet18_like
 
 
 def synchronised(model):  # in place; what PyTorch's conversion does on GPUs
-    for name, layer in model.named_modules():
+    for name, layer in [*model.named_modules()]:
         if isinstance(layer, nn.BatchNorm2d):
             new = SyncNorm(layer.num_features).to(layer.weight)
             new.load_state_dict(layer.state_dict())
@@ -233,41 +234,48 @@ def synchronised(model):  # in place; what PyTorch's conversion does on GPUs
     return model
 
 
-def train(model, loss_of, x, y):
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    for _ in range(2):
-        loss = cross_entropy(loss_of(x), y)
+def make_model():
+    return synchronised(resnet18_like(4).double())
+
+
+def train(model, batches):
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for x, y in batches:
+        loss = cross_entropy(model(x), y)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return model.state_dict()
+    return getattr(model, "module", model).state_dict()
 
 
 torch.manual_seed(0)
-x, y = torch.randn(4, 3, 32, 32).double(), torch.randint(10, (4,))
-rank, world = dist.get_rank(), dist.get_world_size()
-assert not gpu
-own = slice(rank * 4 // world, (rank + 1) * 4 // world)
-model = synchronised(resnet18_like(4).double())
-together = train(model, distribute(model), x[own], y[own])
-model = resnet18_like(4).double()
-alone = train(model, model, x, y)
+x, y = torch.randn(128, 3, 32, 32).double(), torch.randint(10, (128,))
+data = TensorDataset(x, y)
+exec(Path(sys.argv[1]).read_text())  # the lines to copy
+assert len(loader) == 2
+together = train(model, loader)
+shares = [DistributedSampler(data, 2, rank) for rank in range(2)]
+halves = [DataLoader(data, 32, sampler=share) for share in shares]
+whole = [[torch.cat(pair) for pair in zip(*parts)] for parts in zip(*halves)]
+alone = train(resnet18_like(4).double(), whole)
 for name, tensor in alone.items():
     if tensor.is_floating_point():
         torch.testing.assert_close(together[name], tensor, rtol=0, atol=1e-10)
-print(f"rank {rank} agrees")
+print("agrees")
 dist.destroy_process_group()
 """
 
 
 def test_the_code_to_copy_trains_a_resnet_as_one_process_would(scripts, monkeypatch):
-    """Two processes with two images each, through `distribute`."""
+    """Two processes with 32 images each, against one with 64."""
+    chapter = nbformat.read(ROOT / "chapters" / "09_many_devices.ipynb", as_version=4)
+    (use,) = [cell.source for cell in chapter.cells if cell.id == "script-use"]
+    (scripts / "use.py").write_text(use.split("```")[1])
     (scripts / "resnet_script.py").write_text(RESNET)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    said = run(
-        [*TORCHRUN, *HERE, "--nproc-per-node=2", scripts / "resnet_script.py"], 100
-    )
+    program = [scripts / "resnet_script.py", scripts / "use.py"]
+    said = run([*TORCHRUN, *HERE, "--nproc-per-node=2", *program], 100)
     assert said.count("agrees") == 2
     assert alive(scripts) == 0
 

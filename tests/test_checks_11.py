@@ -4,16 +4,20 @@ The patients, stubs and solutions are read from the notebook, so that they and
 the checks cannot drift apart.
 """
 
+import copy
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tests.resnet import resnet18_like
 from tests.verdicts import verdict
 from utils.checks import chapter_11 as checks
+from utils.data import Split
 from utils.training import batches
 
 PATH = Path(__file__).resolve().parent.parent / "chapters" / "11_clinic.ipynb"
@@ -23,7 +27,7 @@ CELLS = {cell.id: cell.source for cell in nbformat.read(PATH, as_version=4).cell
 def run(*ids):
     """The names that these cells of the notebook define."""
     names = {}
-    for cell in ("imports", *ids):
+    for cell in ("imports", "norm", *ids):
         exec(CELLS[cell], names)
     return names
 
@@ -37,6 +41,8 @@ CASES = {
     5: ("frozen_body", "fine_tune", "repaired_fine_tune", "running_mean changed"),
     6: ("sound_layer", "Norm6", "Repaired6", "does autograd not know"),
     7: ("sound_layer", "Norm7", "Repaired7", "differs from the one among others"),
+    9: ("averages_all", "EMA", "RepairedEMA", "running_mean is 0.000"),
+    10: ("synchronised_layer", "Norm10", "Repaired10", "of how many examples"),
 }
 
 
@@ -604,7 +610,7 @@ WRONG_TUNINGS = {
     ),
     "the head returned": (tuned(result=lambda body, head: head), "Not yet"),
     "a copy trained": (
-        lambda b, h, *rest, **s: tune(b, __import__("copy").deepcopy(h), *rest, **s),
+        lambda b, h, *rest, **s: tune(b, copy.deepcopy(h), *rest, **s),
         "Not yet",
     ),
     "logits returned": (
@@ -626,3 +632,296 @@ def test_frozen_body_rejects(name):
     passed, said = verdict(checks.frozen_body, answer)
     assert passed is False
     assert hint in said
+
+
+SUPER = """
+class Repaired7(Norm7):
+    def __init__(self, channels, eps=1e-5, momentum=0.1):
+        super().__init__(channels, eps, momentum)
+        {more}
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    def forward(self, x):
+        mean, var = self.running_mean, self.running_var
+        if self.training:
+            n, m = len(x), self.momentum
+            mean, var = x.mean(dim=0), x.var(dim=0, correction=0)
+            self.running_mean.lerp_(mean.detach(), m)
+            self.running_var.lerp_(var.detach() * n / (n - 1), m)
+        return self.gamma * (x - mean) / (var + self.eps).sqrt() + self.beta
+"""
+
+
+def test_exercise_7_is_solved_by_mending_the_stub():
+    """The natural repair: two lines that store, and the one that asks."""
+    stub = CELLS["exercise-11-7"]
+    for name, value in [("mean", "torch.zeros"), ("var", "torch.ones")]:
+        plain = f"self.running_{name} = {value}(channels)"
+        assert plain in stub
+        buffer = f'self.register_buffer("running_{name}", {value}(channels))'
+        stub = stub.replace(plain, buffer)
+    names = run("patient-7")
+    exec(stub, names)
+    passed, said = verdict(checks.sound_layer, names["Repaired7"])
+    assert passed is False and "gradients on" in said  # one of two defects
+    exec(stub.replace("torch.is_grad_enabled()", "self.training"), names)
+    passed, said = verdict(checks.sound_layer, names["Repaired7"])
+    assert passed, said
+
+
+def test_exercise_7_by_inheritance():
+    names = run("patient-7")
+    exec(SUPER.format(more="del self.running_mean, self.running_var"), names)
+    passed, said = verdict(checks.sound_layer, names["Repaired7"])
+    assert passed, said
+    exec(SUPER.format(more=""), names)
+    passed, said = verdict(checks.sound_layer, names["Repaired7"])
+    assert passed is False and "derive from nn.Module" in said
+
+
+def ema(buffers, weights=lambda a, p, decay: a.mul_(decay).add_((1 - decay) * p)):
+    """An average whose buffers are treated by buffers(mine, its, decay)."""
+
+    class Other:
+        def __init__(self, model, decay=0.95):
+            self.model, self.decay = copy.deepcopy(model), decay
+
+        @torch.no_grad()
+        def update(self, model):
+            for a, p in zip(self.model.parameters(), model.parameters()):
+                weights(a, p, self.decay)
+            for mine, its in zip(self.model.buffers(), model.buffers()):
+                buffers(mine, its, self.decay)
+
+    return Other
+
+
+def taken_over(mine, its, decay):
+    mine.copy_(its)
+
+
+def averaged(mine, its, decay):
+    if mine.is_floating_point():
+        mine.lerp_(its, 1 - decay)
+
+
+class WholeState(ema(taken_over)):
+    @torch.no_grad()
+    def update(self, model):
+        state = model.state_dict()
+        for name, mine in self.model.state_dict().items():
+            mine.copy_(self.decay * mine + (1 - self.decay) * state[name])
+
+
+class Library(ema(taken_over)):
+    def __init__(self, model, decay=0.95):
+        averaging = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
+        self.inner = torch.optim.swa_utils.AveragedModel(
+            model, multi_avg_fn=averaging, use_buffers=True
+        )
+        self.inner.module.load_state_dict(model.state_dict())
+        self.inner.n_averaged.fill_(1)
+        self.model = self.inner.module
+
+    def update(self, model):
+        self.inner.update_parameters(model)
+
+
+class Shared(ema(taken_over)):
+    def update(self, model):
+        super().update(model)
+        for mine, its in zip(self.model.modules(), model.modules()):
+            for name, buffer in its._buffers.items():
+                mine._buffers[name] = buffer
+
+
+class ChangesTheModel(ema(taken_over)):
+    def update(self, model):
+        super().update(model)
+        model.load_state_dict(self.model.state_dict())
+
+
+class LeavesEval(ema(taken_over)):
+    def update(self, model):
+        super().update(model.eval())
+
+
+class NotACopy(ema(taken_over)):
+    def __init__(self, model, decay=0.95):
+        self.model, self.decay = model, decay
+
+
+RIGHT_AVERAGES = {
+    "taken over": ema(taken_over),
+    "averaged": ema(averaged),
+    "the whole state": WholeState,
+    "the library's": Library,
+}
+WRONG_AVERAGES = {
+    "nothing": (lambda *_, **__: None, "returned nothing"),
+    "buffers left": (ema(lambda *_: None), "running_mean is 0.000"),
+    "buffers averaged the wrong way round": (
+        ema(lambda a, b, d: a.lerp_(b, d) if a.is_floating_point() else None),
+        "the average's",
+    ),
+    "weights taken over": (
+        ema(taken_over, lambda a, p, decay: a.copy_(p)),
+        "not the moving average",
+    ),
+    "weights the wrong way round": (
+        ema(taken_over, lambda a, p, decay: a.mul_(1 - decay).add_(decay * p)),
+        "Not yet",
+    ),
+    "buffers shared": (Shared, "shares its buffers"),
+    "the model changed": (ChangesTheModel, "changes the model"),
+    "left in eval mode": (LeavesEval, "in eval mode"),
+    "no copy": (NotACopy, "the model itself"),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT_AVERAGES)
+def test_averages_all_accepts(name):
+    passed, said = verdict(checks.averages_all, RIGHT_AVERAGES[name])
+    assert passed, said
+
+
+@pytest.mark.parametrize("name", WRONG_AVERAGES)
+def test_averages_all_rejects(name):
+    answer, hint = WRONG_AVERAGES[name]
+    passed, said = verdict(checks.averages_all, answer)
+    assert passed is False
+    assert hint in said
+
+
+def synchronised(count=lambda layer: sum(layer.sizes), stored=None, whole=True):
+    """BN over all processes, with a place for each mistake."""
+    base = run("patient-10")["Norm10"]
+
+    class Other(base):
+        def forward(self, x):
+            if not self.training:
+                return self.normalise(x, self.running_mean, self.running_var)
+            mean, var = x.mean(0), x.var(0, correction=0)
+            if not whole:  # an average over the parts
+                parts = x.split(self.sizes)
+                mean = torch.stack([p.mean(0) for p in parts]).mean(0)
+                var = torch.stack([p.var(0, correction=0) for p in parts]).mean(0)
+            n = count(self)
+            unbiased = var.detach() * n / (n - 1) if stored is None else stored(var)
+            self.running_mean.lerp_(mean.detach(), self.momentum)
+            self.running_var.lerp_(unbiased.detach(), self.momentum)
+            return self.normalise(x, mean, var)
+
+    return Other
+
+
+class SyncedByTorch(nn.BatchNorm1d):
+    def __init__(self, channels, sizes=8 * (1,), rank=0, **settings):
+        super().__init__(channels, **settings)
+
+
+WRONG_SYNCHRONISED = {
+    "nothing": (lambda *_, **__: None, "returned nothing"),
+    "clamped": (
+        synchronised(lambda layer: max(layer.sizes[layer.rank], 2)),
+        "of how many examples",
+    ),
+    "the largest share": (
+        synchronised(lambda layer: max(2, *layer.sizes, 2)),
+        "of how many examples",
+    ),
+    "biased": (synchronised(stored=lambda var: var), "of how many examples"),
+    "parts averaged": (synchronised(whole=False), "Not yet"),
+    "no sizes": (nn.BatchNorm1d, "patient's arguments"),
+}
+
+
+@pytest.mark.parametrize("answer", [synchronised(), SyncedByTorch])
+def test_synchronised_layer_accepts(answer):
+    passed, said = verdict(checks.synchronised_layer, answer)
+    assert passed, said
+
+
+@pytest.mark.parametrize("name", WRONG_SYNCHRONISED)
+def test_synchronised_layer_rejects(name):
+    answer, hint = WRONG_SYNCHRONISED[name]
+    passed, said = verdict(checks.synchronised_layer, answer)
+    assert passed is False
+    assert hint in said
+
+
+@pytest.mark.parametrize(
+    "long, short, hint",
+    [
+        (-2.4, 0.1, "Passed"),
+        (-1.4, -0.2, "Passed"),
+        (2.4, -0.1, "copied minus new"),
+        (-0.1, 0.1, "Is the rate 1"),
+        (-2.4, -2.3, "Is the rate 1"),
+        (-30, -25, "not set at all"),
+    ],
+)
+def test_longer_memory(long, short, hint):
+    spread = np.linspace(-0.5, 0.5, 12)
+    given = {0.95: short + spread, 0.99: long + spread}
+    passed, said = verdict(checks.longer_memory, given.get)
+    assert passed == (hint == "Passed")
+    assert hint in said
+
+
+@pytest.mark.parametrize(
+    "answer, hint",
+    [
+        (lambda decay: None, "returned nothing"),
+        (lambda decay: -2.4, "one difference for each"),
+        (lambda decay: np.full(12, -2.4), "are they trained"),
+        (lambda decay: [float("nan")] * 12, "not finite"),
+    ],
+)
+def test_longer_memory_rejects(answer, hint):
+    passed, said = verdict(checks.longer_memory, answer)
+    assert passed is False
+    assert hint in said
+
+
+def images(n=64):
+    x = torch.rand(n, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return Split(x, (x.mean((1, 2, 3)) > 0.5).long())
+
+
+def test_fine_tune_on_a_resnet():
+    """The patient moves the statistics of a real ResNet, the repair nothing."""
+    for number, name in [(None, "fine_tune"), (5, "repaired_fine_tune")]:
+        names = run("patient-5")
+        if number:
+            exec("from utils import checks\n" + CELLS["solution-11-5"], names)
+        body = resnet18_like()
+        head, body.fc = nn.Linear(body.fc.in_features, 2), nn.Identity()
+        before = copy.deepcopy(body.state_dict())
+        first = copy.deepcopy(head.state_dict())
+        names[name](body, head, images(), seed=0, epochs=1)
+        moved = [k for k, v in body.state_dict().items() if not v.equal(before[k])]
+        assert (moved == []) is bool(number)
+        assert all("running" in k or "num_batches" in k for k in moved)
+        assert not head.weight.equal(first["weight"])
+
+
+def test_average_of_a_resnet():
+    """Without the buffers a real ResNet's average answers otherwise in eval mode."""
+    names = run("patient-9")
+    exec("from utils import checks\n" + CELLS["solution-11-9"], names)
+    model = resnet18_like().train()
+    averages = [names[name](model, decay=0.5) for name in ("EMA", "RepairedEMA")]
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    x, y = images(32)
+    for _ in range(30):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        for average in averages:
+            average.update(model)
+    with torch.no_grad():
+        right = model.eval()(x)
+        ill, sound = ((a.model.eval()(x) - right).abs().max() for a in averages)
+    assert sound < 0.1 * ill

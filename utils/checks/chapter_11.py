@@ -4,11 +4,17 @@ import copy
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils.checks.framework import check, expect, expect_written
+from utils.checks.framework import (
+    check,
+    expect,
+    expect_written,
+    mean_difference,
+)
 from utils.data import Split
 from utils.training import batches
 
@@ -26,6 +32,14 @@ def _make(answer: Callable, *arguments: object, **settings: object) -> nn.Module
         layer = answer(*arguments, **settings)
     except TypeError as error:
         expect(False, f"it cannot be made with the patient's arguments: {error}")
+    except KeyError as error:
+        told = "already exists" in str(error)
+        expect(
+            not told,
+            f"it cannot be made: {error}. The patient's __init__ has set it as a "
+            "plain tensor: derive from nn.Module instead, or `del` it first",
+        )
+        raise
     expect_written(layer)
     expect(isinstance(layer, nn.Module), f"it should be an nn.Module, got {layer!r}")
     return layer
@@ -322,6 +336,25 @@ def _note(seen: list, modes: list, head: nn.Module, inputs: tuple) -> None:
         modes.append(head[0].training)
 
 
+def sound_head(
+    body: nn.Module, head: nn.Module, split: Split, seed: int, epochs: int = 2
+) -> nn.Module:
+    """The head, trained as exercise 11.5 asks; returned with its body.
+
+    On the body's outputs in eval mode, computed once; as a plain model.
+    """
+    with torch.no_grad():
+        features = copy.deepcopy(body).eval()(split.x)
+    optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
+    order = batches(len(split.y), batch_size=32, seed=seed)
+    for _ in range(epochs * (len(split.y) // 32)):
+        i = next(order)
+        optimizer.zero_grad()
+        F.cross_entropy(head(features[i]), split.y[i]).backward()
+        optimizer.step()
+    return nn.Sequential(copy.deepcopy(body), head).eval()
+
+
 @check
 def frozen_body(answer: Callable) -> str:
     """Exercise 11.5: train the head, and leave the body as it is."""
@@ -378,3 +411,133 @@ def frozen_body(answer: Callable) -> str:
         losses = [F.cross_entropy(h.eval()(features), split.y) for h in (first, head)]
         expect(losses[1] < losses[0], "the head has learned nothing")
     return "the body is as it was, and the head learned from what it will see"
+
+
+def _net() -> nn.Module:
+    body = [nn.Conv1d(1, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Flatten()]
+    return nn.Sequential(*body, nn.Linear(16, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+
+
+def _statistics(model: nn.Module) -> dict[str, torch.Tensor]:
+    named = model.named_buffers()
+    return {k: b.detach().clone() for k, b in named if b.is_floating_point()}
+
+
+@check
+def averages_all(answer: Callable) -> str:
+    """Exercise 11.9: weights averaged, statistics averaged or taken over."""
+    for decay in (0.5, 0.9):
+        model = _net().train()
+        expect_written(ema := answer(model, decay))
+        inner = getattr(ema, "model", None)
+        expect(isinstance(inner, nn.Module), "keep the averaged model in `.model`")
+        weights = [p.detach().clone() for p in model.parameters()]
+        averages = _statistics(model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+        for _ in range(6):
+            x = 5 + 3 * torch.randn(16, 1, 6)
+            optimizer.zero_grad()
+            model(x).square().mean().backward()
+            optimizer.step()
+            before = copy.deepcopy(model.state_dict())
+            ema.update(model)
+            expect(ema.model is not model, "the average is the model itself")
+            expect(
+                all(map(torch.equal, before.values(), model.state_dict().values())),
+                "update changes the model that is averaged",
+            )
+            expect(model.training, "update leaves the model in eval mode")
+            new = _statistics(model)
+            averages = {
+                k: decay * a + (1 - decay) * new[k] for k, a in averages.items()
+            }
+            weights = [
+                decay * w + (1 - decay) * p.detach()
+                for w, p in zip(weights, model.parameters(), strict=True)
+            ]
+        mine = list(ema.model.parameters())
+        expect(
+            len(mine) == len(weights)
+            and all(
+                torch.allclose(a, b, atol=1e-5)
+                for a, b in zip(mine, weights, strict=True)
+            ),
+            f"after six updates with decay {decay} the parameters are not the moving "
+            "average of the model's: let EMA.update do that part",
+        )
+        kept = _statistics(ema.model)
+        expect(kept.keys() == new.keys(), "the average's buffers have other names")
+        for name, value in kept.items():
+            expect(
+                any(
+                    torch.allclose(value, good[name], atol=1e-4)
+                    for good in (new, averages)
+                ),
+                f"after six updates the average's {name} is {value[0]:.3f}, the "
+                f"model's is {new[name][0]:.3f}, the average of the model's "
+                f"{averages[name][0]:.3f}",
+            )
+        model(x + 100)  # the model goes on
+        expect(
+            all(torch.equal(kept[k], b) for k, b in _statistics(ema.model).items()),
+            "the average shares its buffers with the model: they move with the next "
+            "batch, without an update; copy the numbers",
+        )
+        try:
+            y = ema.model.eval()(x)
+            fresh = _net()
+            fresh.load_state_dict(ema.model.state_dict())
+        except RuntimeError as error:
+            expect(False, f"the average cannot be used: {error}")
+        expect(y.isfinite().all(), "in eval mode the average's outputs are not finite")
+    return "weights and statistics: the average is fit for use in eval mode"
+
+
+@check
+def synchronised_layer(answer: Callable) -> str:
+    """Exercise 11.10: BN over all processes, with one memory for all of them."""
+    cases = [(4, 4), 8 * (1,), (7, 1), (1, 3, 5), (6,)]
+    for sizes in cases:
+        for rank in {0, len(sizes) - 1}:
+            settings = {"eps": 1e-3, "momentum": 0.3}
+            layer = _make(answer, CHANNELS, sizes=sizes, rank=rank, **settings)
+            layer = layer.double()
+            judge = nn.BatchNorm1d(CHANNELS, **settings).double()
+            where = f"shares of {sizes}, process {rank}: "
+            for _ in range(3):
+                x = (3 + 2 * torch.randn(sum(sizes), CHANNELS)).double()
+                _train_batch(layer, judge, x)
+            mean, var = _memory(layer)
+            right_mean, right = judge.running_mean, judge.running_var
+            expect(_near(mean, right_mean), f"{where}the running mean is wrong")
+            expect(
+                _near(var, right),
+                f"{where}the running variance is {var[0]:.4f}, in one process it is "
+                f"{right[0]:.4f}: of how many examples is it the variance?",
+            )
+            _expect_memory(layer, judge, x)
+            _expect_eval(layer, judge, x)
+    return "one memory, whatever the share of a process"
+
+
+@check
+def longer_memory(answer: Callable) -> str:
+    """Exercise 11.11: copied minus new statistics, at a rate of 1."""
+    not_finite = "a rate of 1 does not diverge here: which model is scored?"
+    short, long = (mean_difference(answer(d), not_finite) for d in (0.95, 0.99))
+    expect(
+        np.abs([short, long]).max() < 12,
+        f"{short:.1f} and {long:.1f} points: that is what statistics cost that were "
+        "not set at all. Copy, score, measure anew, score",
+    )
+    expect(
+        long < 0.5,
+        f"with decay 0.99 the difference is {long:.1f} points: is it copied minus new?",
+    )
+    expect(
+        abs(short) < 1 and long < -0.6,
+        f"with decay 0.95 it comes to {short:.2f} points, with 0.99 to {long:.2f}; one "
+        "of them should be small and the other not. Is the rate 1, and are the "
+        "statistics measured after the weights have been averaged?",
+    )
+    return f"{short:.1f} points with the short memory, {long:.1f} with the long one"

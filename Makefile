@@ -10,7 +10,8 @@ LATE = tests/test_margins.py tests/test_book.py tests/test_search.py \
 	tests/test_colab.py
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lab release bench repository constraints reseed weekly clean course tests
+.PHONY: help book test lab release bench repository constraints reseed weekly scale worker \
+	clean course tests
 
 help:
 	@echo "make book        build the book; the last line is its address"
@@ -20,6 +21,9 @@ help:
 	@echo "make reseed      run the chapters with other seeds, for the claims' margins"
 	@echo "                 (SEEDS=\"11 12\" CPU=\"native default\" CHAPTERS=\"04 07\")"
 	@echo "make weekly      run the chapters with four fresh seeds; how many claims fail"
+	@echo "make scale       make the long run of chapter 12: about an hour on two cores"
+	@echo "                 (ONLY=shift DATA=fashion-mnist SCHEDULER=tcp://host:8786)"
+	@echo "make worker      work for such a SCHEDULER, one process per core"
 	@echo "make bench       time train_many and the chapters"
 	@echo "make repository  set the repository's address (URL=https://github.com/you/name)"
 	@echo "make constraints write constraints.txt anew from what is installed"
@@ -72,6 +76,20 @@ reseed: course
 
 weekly: course
 	@$(PYTHON) tools/reseed.py weekly
+
+# What a Dask cluster or a download needs is installed when one is asked for.
+EXTRA = $(PYTHON) -m pip install --quiet --disable-pip-version-check \
+	-r requirements-scale.txt -c constraints.txt
+
+# It reads ONLY, DATA, SCHEDULER, SEEDS, JOBS, FRESH and KEEP: see tools/scale.py.
+scale: course
+	@$(if $(DATA)$(SCHEDULER),$(EXTRA))
+	@OMP_NUM_THREADS=1 PYTHONPATH=. $(PYTHON) tools/scale.py
+
+worker: course
+	@$(EXTRA)
+	@OMP_NUM_THREADS=1 PYTHONPATH=.:tools $(PYTHON) -m distributed.cli.dask_worker \
+		$(SCHEDULER) --nworkers -1 --nthreads 1
 
 clean:
 	rm -rf _build _release .pytest_cache .ruff_cache .hypothesis

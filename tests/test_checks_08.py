@@ -1,10 +1,16 @@
 """Chapter 08: its checks reject what is wrong and accept what is right."""
 
+from pathlib import Path
+
+import nbformat
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from tests.resnet import resnet18_like
 from tests.verdicts import verdict
 from utils.checks import chapter_08 as checks
 
@@ -325,3 +331,100 @@ def test_rejects(check, answer, hint):
     assert passed is False
     assert said.startswith("Not yet: ")
     assert hint in said
+
+
+NOISE = np.random.default_rng(0).normal(0, 0.8, 12)
+
+
+def cost(eight=0.5, two=75.0, noise=NOISE):
+    return lambda values: noise + (two if values == 2 else eight)
+
+
+RIGHT_COSTS = {
+    "as measured": cost(),
+    "other seeds": cost(-0.4, 68.0),
+    "a list": lambda values: list(cost()(values)),
+    "24 seeds": lambda values: np.tile(cost()(values), 2),
+    "a tensor": lambda values: torch.tensor(cost()(values)),
+}
+WRONG_COSTS = {
+    "the stub": (lambda values: None, "returned nothing"),
+    "an ellipsis": (lambda values: ..., "returned nothing"),
+    "one number": (lambda values: 75.0, "for each of 12 seeds"),
+    "all rates": (lambda values: np.ones((4, 12)), "for each of 12 seeds"),
+    "diverged": (lambda values: np.full(12, np.nan), "lower rates"),
+    "not trained": (lambda values: np.zeros(12), "are they trained"),
+    "as shares": (cost(0.005, 0.75, NOISE / 100), "measure in points"),
+    "the number of groups": (cost(3.0, -0.1), "32 // values groups"),
+    "groups of as many": (cost(0.5, 0.1), "number of groups"),
+    "the other way round": (cost(-0.5, -75.0), "in this order"),
+    "accuracies": (cost(94.0, 20.0), "look like accuracies"),
+    "errors": (cost(5.6, 80.0), "look like errors"),
+    "values not used": (lambda values: cost()(8), "reach the norm"),
+    "after 16 updates": (cost(6.0, 40.0), "do much worse"),
+    "raises": (lambda values: undefined, "NameError"),  # noqa: F821
+}
+
+
+@pytest.mark.parametrize("name", RIGHT_COSTS)
+def test_group_cost_accepts(name):
+    passed, said = verdict(checks.group_cost, RIGHT_COSTS[name])
+    assert passed, said
+
+
+@pytest.mark.parametrize("name", WRONG_COSTS)
+def test_group_cost_rejects(name):
+    wrong, hint = WRONG_COSTS[name]
+    passed, said = verdict(checks.group_cost, wrong)
+    assert passed is False
+    assert hint in said, said
+
+
+CHAPTER = Path(__file__).parents[1] / "chapters" / "08_other_norms.ipynb"
+
+
+@pytest.fixture
+def batch_renorm():
+    """The chapter's layer, as it stands there to be copied."""
+    cells = {cell.id: cell for cell in nbformat.read(CHAPTER, as_version=4).cells}
+    names = dict(torch=torch, _BatchNorm=_BatchNorm)
+    for cell_id in ("renorm-correction", "renorm-code"):
+        exec(cells[cell_id].source, names)
+    torch.manual_seed(0)
+    return names["BatchRenorm"]
+
+
+def with_renorm(model, layer, **options):
+    """The model with batch renorm for BN, its weights kept."""
+    state = model.state_dict()
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, _BatchNorm):
+                setattr(module, name, layer(child.num_features, **options))
+    model.load_state_dict(state)
+    return model
+
+
+def test_batch_renorm_takes_the_place_of_bn_in_a_resnet(batch_renorm):
+    x = torch.randn(4, 3, 64, 64)
+    model = resnet18_like().eval()
+    expected = model(x)
+    free = dict(r_max=1e6, d_max=1e6, warm_up=0)
+    with_renorm(model, batch_renorm, **free).eval()
+    torch.testing.assert_close(model(x), expected, atol=1e-4, rtol=1e-4)
+    model.train()  # the first pass moves the running statistics afterwards
+    torch.testing.assert_close(model(x), expected, atol=1e-3, rtol=1e-3)
+    with_renorm(model, batch_renorm).train()
+    F.cross_entropy(model(x), torch.arange(4)).backward()
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("shape", [(8, 4), (8, 4, 5), (8, 4, 3, 3)])
+def test_batch_renorm_without_bounds_to_loosen_is_bn(batch_renorm, shape):
+    kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}[len(shape)]
+    bn, layer = kind(4), batch_renorm(4, r_max=1.0, d_max=0.0)
+    for _ in range(3):
+        x = torch.randn(shape) * 2 + 1
+        torch.testing.assert_close(layer(x), bn(x))
+    torch.testing.assert_close(layer.state_dict(), bn.state_dict())
+    torch.testing.assert_close(layer.eval()(x), bn.eval()(x))

@@ -1,4 +1,4 @@
-"""Checks of chapter 08, other norms: group norm, batch renorm's r and d."""
+"""Checks of chapter 08, other norms: group norm, batch renorm, small groups."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,11 @@ from utils.checks.chapter_02 import (
     expect_tensor,
     layer_input,
 )
-from utils.checks.framework import check, expect, expect_written
+from utils.checks.framework import check, expect, expect_written, mean_difference
+
+# Points of error over layer norm's, 128 updates at batch 32: several seed sets
+# gave about 0.5 with 8 features in a group, and 75 with 2.
+EIGHT_COST, TWO_COST = (-2.0, 4.0), (45.0, 95.0)
 
 
 def _wrong_groups(x: Tensor, groups: int, gamma: Tensor, beta: Tensor, eps: float):
@@ -222,3 +226,45 @@ def renorm_r_d(answer: Callable) -> str:
                     "treats it as a constant; use .detach()",
                 )
     return "r and d are right, within their bounds, and pass no gradient"
+
+
+@check
+def group_cost(answer: Callable) -> str:
+    """Exercise 8.4: what groups of 8 and of 2 features cost, by the numbers."""
+    means = {}
+    for values in (8, 2):
+        means[values] = mean_difference(answer(values), "choose lower rates")
+    eight, two = means[8], means[2]
+    found = f"{eight:.1f} points with groups of 8, {two:.1f} with groups of 2"
+    expect(eight != two, f"{found}: does `values` reach the norm?")
+    expect(
+        abs(two) > 1.2 or abs(eight) > 1.2,
+        f"{found}: is `values` the number of groups? It is that of the features in "
+        "one; a layer has 32. (And measure in points.)",
+    )
+    expect(
+        two > -5,
+        f"{found}: the error of group norm minus that of layer norm, in this order",
+    )
+    low, high = EIGHT_COST
+    expect(
+        not (eight > high and two > TWO_COST[0]),
+        f"{found}: these look like errors; subtract those of layer norm, at the same "
+        "budget of 128 updates",
+    )
+    expect(
+        eight < 30,
+        f"{found}: these look like accuracies; return a difference of errors",
+    )
+    expect(
+        two > TWO_COST[0],
+        f"{found}: groups of 2 features should do much worse. `values` is the number "
+        "of features in a group, and a layer of 32 has 32 // values groups",
+    )
+    expect(
+        low < eight < high and two < TWO_COST[1],
+        f"{found}; we expect {low:g} to {high:g} with 8 and {TWO_COST[0]:g} to "
+        f"{TWO_COST[1]:g} with 2, after 128 updates in batches of 32, each net at the "
+        "rate that is best on the validation images",
+    )
+    return found

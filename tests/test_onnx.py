@@ -13,6 +13,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import update_bn
 
+from utils.data import load_digits
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ["onnx", "onnxscript", "onnxruntime"]
 TEXT = {
@@ -28,7 +30,7 @@ WARNED = "Exporting a model while it is in training mode"
 @pytest.fixture(scope="module")
 def net():
     """The chapter's conv net, with statistics that are not the defaults."""
-    names = {"nn": nn, "torch": torch}
+    names = {"nn": nn, "load_digits": load_digits}
     exec(TEXT["nets"], names)
     torch.manual_seed(0)
     model = names["conv_net"](16, nn.BatchNorm2d)

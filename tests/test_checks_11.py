@@ -857,8 +857,8 @@ def test_synchronised_layer_rejects(name):
         (-2.4, 0.1, "Passed"),
         (-1.4, -0.2, "Passed"),
         (2.4, -0.1, "copied minus new"),
-        (-0.1, 0.1, "Is the rate 1"),
-        (-2.4, -2.3, "Is the rate 1"),
+        (-0.1, 0.1, "Is the rate 2"),
+        (-2.4, -2.3, "Is the rate 2"),
         (-30, -25, "not set at all"),
     ],
 )

@@ -522,11 +522,11 @@ def synchronised_layer(answer: Callable) -> str:
 
 @check
 def longer_memory(answer: Callable) -> str:
-    """Exercise 11.11: copied minus new statistics, at a rate of 1."""
-    not_finite = "a rate of 1 does not diverge here: which model is scored?"
+    """Exercise 11.11: copied minus new statistics, at a rate of 2."""
+    not_finite = "a rate of 2 does not diverge here: which model is scored?"
     short, long = (mean_difference(answer(d), not_finite) for d in (0.95, 0.99))
     expect(
-        np.abs([short, long]).max() < 12,
+        np.abs([short, long]).max() < 15,
         f"{short:.1f} and {long:.1f} points: that is what statistics cost that were "
         "not set at all. Copy, score, measure anew, score",
     )
@@ -535,9 +535,9 @@ def longer_memory(answer: Callable) -> str:
         f"with decay 0.99 the difference is {long:.1f} points: is it copied minus new?",
     )
     expect(
-        abs(short) < 1 and long < -0.6,
+        abs(short) < 1 and long < -1,
         f"with decay 0.95 it comes to {short:.2f} points, with 0.99 to {long:.2f}; one "
-        "of them should be small and the other not. Is the rate 1, and are the "
+        "of them should be small and the other not. Is the rate 2, and are the "
         "statistics measured after the weights have been averaged?",
     )
     return f"{short:.1f} points with the short memory, {long:.1f} with the long one"

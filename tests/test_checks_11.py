@@ -28,8 +28,13 @@ def run(*ids):
     """The names that these cells of the notebook define."""
     names = {}
     for cell in ("imports", "norm", *ids):
-        exec(CELLS[cell], names)
+        exec(CELLS[STANDS_IN.get(cell, cell)], names)
     return names
+
+
+STANDS_IN = {"patient-1": "patients-1-6", "patient-6": "patients-1-6"}
+STANDS_IN |= {"patient-3": "patients-3-4", "patient-4": "patients-3-4"}
+STANDS_IN |= {"patient-2": "norm"}
 
 
 # exercise: check, the patient's name, the repaired one's, a part of the hint

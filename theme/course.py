@@ -6,11 +6,13 @@ It does what Jupyter Book leaves open:
   alternative text, into another page;
 - every image without alternative text of its own is a warning, which
   the build turns into an error;
+- folded cells that show nothing and stand in a row are one folded thing;
 - the Colab button is a button, not the one entry of a menu.
 """
 
 import hashlib
 import os
+from itertools import groupby
 from pathlib import Path
 
 from docutils import nodes
@@ -25,6 +27,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 
 LOGGER = logging.getLogger(__name__)
+AT_LEAST = 3  # folded cells in a row, to be folded once more
 
 
 class PasteFigure(PasteFigureDirective):
@@ -111,6 +114,30 @@ def warn_about_alternative_text(app, doctree, docname):
         )
 
 
+def is_plumbing(node):
+    """Is it a folded cell that shows nothing?"""
+    classes = node.get("classes", []) if isinstance(node, nodes.Element) else []
+    if "tag_hide-input" not in classes:
+        return False
+    parts = node.findall(nodes.container)
+    return not any("cell_output" in part["classes"] for part in parts)
+
+
+def fold_plumbing(app, doctree, docname):
+    """Fold rows of folded cells that show nothing, so that text comes soon."""
+    for parent in list(doctree.findall(nodes.section)):
+        for plumbing, row in groupby(list(parent), is_plumbing):
+            row = list(row)
+            if not plumbing or len(row) < AT_LEAST:
+                continue
+            label = f"Code for what follows ({len(row)} folded cells)"
+            opening = f'<details class="plumbing"><summary>{label}</summary>'
+            first = parent.index(row[0])
+            parent.insert(first, nodes.raw("", opening, format="html"))
+            last = parent.index(row[-1]) + 1
+            parent.insert(last, nodes.raw("", "</details>", format="html"))
+
+
 def unfold_launch_menu(app, pagename, templatename, context, doctree):
     """Replace the launch menu by its only entry, the Colab button."""
     buttons = context["header_buttons"]
@@ -127,6 +154,7 @@ def setup(app):
     app.add_directive_to_domain("glue", "figure", PasteFigure, override=True)
     app.add_post_transform(PasteSvg)
     app.connect("doctree-resolved", warn_about_alternative_text)
+    app.connect("doctree-resolved", fold_plumbing)
     # After the theme has made the menu, at 501.
     app.connect("html-page-context", unfold_launch_menu, priority=502)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -167,6 +167,20 @@ def test_notation_of_pytorch():
     assert layer.eps == 1e-5
 
 
+# A formula that is one symbol, perhaps with an index: $x$, $\\hat x$, $r_\\mu$
+SYMBOL = re.compile(
+    r"\$(\\hat x|\\?[A-Za-z]|\\[a-z]+)(?:_(?:\w|\{[^$]*?\}|\\\w+))?'?\$"
+)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_symbols_are_those_of_the_notation(path):
+    listed = set(SYMBOL.findall(read(CHAPTERS / "notation.md")))
+    cells = nbformat.read(path, as_version=4).cells
+    text = "\n".join(c.source for c in cells if c.cell_type == "markdown")
+    assert set(SYMBOL.findall(text)) <= listed
+
+
 # references.md
 
 

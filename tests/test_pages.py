@@ -169,7 +169,7 @@ def test_notation_of_pytorch():
 
 # A formula that is one symbol, perhaps with an index: $x$, $\\hat x$, $r_\\mu$
 SYMBOL = re.compile(
-    r"\$(\\hat x|\\?[A-Za-z]|\\[a-z]+)(?:_(?:\w|\{[^$]*?\}|\\\w+))?'?\$"
+    r"\$(\\hat x|\\?[A-Za-z]|\\[a-z]+)(?:_(?:\w|\{[^$]*?\}|\\\w+))?(?:\^2|')?\$"
 )
 
 

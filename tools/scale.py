@@ -15,6 +15,7 @@ SEEDS=3 takes fewer, JOBS=1 runs one job at a time.
 """
 
 import os
+import pickle
 import sys
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from pathlib import Path
 import joblib
 
 import scale_files
-from scale_work import Job, code, longer_by, work
+from scale_work import Job, code, longer_by
 from utils.data import DataError
 from utils.scale import images, results
 from utils.scale.experiments import IMAGES
@@ -79,16 +80,23 @@ def plan(
 def done(jobs: list[Job], parallel: joblib.Parallel) -> Iterator[tuple[Job, list, str]]:
     """Each job as it ends, with its rows or what went wrong."""
 
-    def numbered(i: int, job: Job) -> tuple[int, list[dict], str]:
-        return i, *work(job)
+    # Dask's scheduler unpickles what it hands on, and need not have the course: so
+    # a job travels as bytes, and this function by value, with imports of its own.
+    def sent(i: int, pickled: bytes) -> tuple[int, list[dict], str]:
+        import pickle
 
-    for i, rows, error in parallel(
-        joblib.delayed(numbered)(i, job) for i, job in enumerate(jobs)
-    ):
+        try:
+            from scale_work import work
+        except ImportError as error:
+            return i, [], f"a worker cannot import the course ({error}): make worker"
+        return i, *work(pickle.loads(pickled))
+
+    calls = (joblib.delayed(sent)(i, pickle.dumps(job)) for i, job in enumerate(jobs))
+    for i, rows, error in parallel(calls):
         yield jobs[i], rows, error
 
 
-def cluster(address: str, timeout: int = 10):
+def cluster(address: str, timeout: int = 30):
     """joblib's settings for a Dask cluster; ValueError, in a sentence, if none is."""
     try:
         from distributed import Client
@@ -109,7 +117,7 @@ def cluster(address: str, timeout: int = 10):
         client = Client(address, timeout=timeout, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"no Dask scheduler answers at {address}: {error}") from None
-    return joblib.parallel_config(Backend(client=client, wait_for_workers_timeout=60))
+    return joblib.parallel_config(Backend(client=client, wait_for_workers_timeout=600))
 
 
 def scale(

@@ -144,8 +144,8 @@ FINDINGS: dict[str, Finding] = {
         },
     ),
     "fine_tuning": Finding(
-        "In fine-tuning at batch 2, keep BN's statistics; group norm in its place has "
-        "to learn anew.",
+        "In fine-tuning at batch 1 and 2, keep BN's statistics; group norm in its "
+        "place has to learn anew.",
         do.fine_tuned,
         {
             f"{mode}, batch {size}": {
@@ -153,15 +153,14 @@ FINDINGS: dict[str, Finding] = {
                 "batch_size": size,
                 "images": 1000,
                 "pretrain_rate": 0.3,
-                "rate": 0.01 if size == 2 else 0.1,
+                "rate": rate,
             }
-            for mode, size in (
-                ("train", 2),
-                ("frozen", 2),
-                ("frozen with affine", 2),
-                ("group norm", 2),
-                ("train", 32),
+            for size, rate, modes in (
+                (1, 0.01, ("train", "frozen with affine", "group norm")),
+                (2, 0.01, ("train", "frozen", "frozen with affine", "group norm")),
+                (32, 0.1, ("train",)),
             )
+            for mode in modes
         },
     ),
     "shift": Finding(

@@ -27,7 +27,6 @@ TAGS = {
     "table",  # printed columns: the book scrolls them, it does not wrap
 }
 FOLDED = {"hide-input", "hide-cell", "remove-input", "remove-cell"}
-NOT_CUT_YET: set[str] = set()  # chapters older than this rule
 NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 RANDOM = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){0,3}(-[0-9a-f]{12})?")
 MAGIC = r"^\s*(!|%%!|%%?(pip|conda|bash|sh|script|sx|system)\b)"
@@ -152,8 +151,6 @@ def code_is_short(chapter: Chapter) -> Iterator[Finding]:
 
 def ideas_before_code(chapter: Chapter) -> Iterator[Finding]:
     """What is not folded is the idea, and a sentence is never far."""
-    if chapter.number in NOT_CUT_YET:
-        return
     lines = words = since = 0
     for cell in chapter.cells:
         if cell.cell_type == "markdown":

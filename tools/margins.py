@@ -41,19 +41,6 @@ from stored_runs import Run, chapters, load
 TABLE = Path("tests") / "margins.csv"
 CHANCE, SUM = 1e-4, 1e-2  # at most, per claim and for the course
 SETS, OTHER_CPU = 10, 3  # at least, seed sets and those under another CPU kind
-# Chapters whose runs are not all made yet, and how many there are: what the rule
-# asks of their rows for now. `make reseed` makes the others; then the line goes.
-UNFINISHED: dict[str, tuple[int, int]] = {
-    "00_first_look": (6, 0),
-    "01_internal_covariate_shift": (6, 0),
-    "02_mechanics": (6, 0),
-    "03_train_and_eval": (6, 0),
-    "04_placement": (6, 0),
-    "05_learning_rate": (6, 0),
-    "07_batch_size_one": (9, 0),
-    "09_many_devices": (3, 0),
-    "10_deployment": (3, 0),
-}
 WIDER = 1.1  # seed sets scatter 10 % more than their intervals say
 DRAWS = 20_000
 CHANCES = ("chance_t", "chance_resampled")
@@ -292,21 +279,15 @@ def margins(runs: list[Run]) -> tuple[list[dict], list[str]]:
     return rows, refused
 
 
-def asked(chapter: str) -> tuple[int, int]:
-    """How many seed sets its rows need, and how many under another CPU kind."""
-    return UNFINISHED.get(chapter, (SETS, OTHER_CPU))
-
-
 def problems(row: dict) -> list[str]:
     """How a row breaks the rule, in words."""
     said = []
     if float(row["chance"]) > CHANCE:
         said.append(f"fails in a fresh run with a chance of {row['chance']}")
-    sets, other = asked(row["chapter"])
-    if int(row["sets"]) < sets:
-        said.append(f"has {row['sets']} seed sets of {sets}")
-    if int(row["other_cpu"]) < other:
-        said.append(f"has {row['other_cpu']} of {other} under another CPU kind")
+    if int(row["sets"]) < SETS:
+        said.append(f"has {row['sets']} seed sets of {SETS}")
+    if int(row["other_cpu"]) < OTHER_CPU:
+        said.append(f"has {row['other_cpu']} of {OTHER_CPU} under another CPU kind")
     return said
 
 
@@ -429,13 +410,12 @@ def update(root: Path, keep: bool = False) -> int:
         refused += without
         sets = len({run.seed for run in runs})
         other = len({run.seed for run in runs if run.cpu != "native"})
-        enough, elsewhere = asked(name)
-        if runs and kept and (sets < enough or other < elsewhere):
+        if runs and kept and (sets < SETS or other < OTHER_CPU):
             print_rows(new)
             print(
                 f"{name}: the rows above come from {sets} seed sets, {other} under "
-                f"another CPU kind; {TABLE} keeps its own until there are {enough} "
-                f"and {elsewhere}"
+                f"another CPU kind; {TABLE} keeps its own until there are {SETS} "
+                f"and {OTHER_CPU}"
             )
             new = kept
         elif runs:

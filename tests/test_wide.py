@@ -228,3 +228,22 @@ def test_an_order_of_ones_own():
         nn.functional.cross_entropy(model(own.x[rows]), own.y[rows]).backward()
         optimizer.step()
     torch.testing.assert_close(nets.module(0)[0].weight, model[0].weight)
+
+
+def twenty_layers(seed):
+    torch.manual_seed(seed)
+    layers, size = [], 64
+    for _ in range(20):
+        linear = nn.Linear(size, 32)
+        nn.init.xavier_normal_(linear.weight, gain=5 / 3)
+        layers += [linear, nn.Tanh()]
+        size = 32
+    return nn.Sequential(*layers, nn.Linear(size, 10))
+
+
+def test_deep_nets_are_not_refused_for_their_rounding():
+    """A full step takes some of these where 1e-15 becomes 1e-5."""
+    for seed in range(28000, 28040):
+        x = torch.randn(2, 32, 64, generator=torch.Generator().manual_seed(seed))
+        nets = [twenty_layers(seed), twenty_layers(seed + 11)]
+        assert isinstance(stack(nets, x), SideBySide)

@@ -250,11 +250,17 @@ def _update(nets: Stack, x: torch.Tensor) -> tuple[list, int]:
             weights = torch.arange(logits.numel()).sin().view_as(logits)
             (logits * weights).sum().backward()
         with torch.no_grad():
-            for p in nets.parameters():
-                if p.grad is not None:
-                    p.sub_(p.grad)
+            moved = [p for p in nets.parameters() if p.grad is not None]
+            before = [p.clone() for p in moved]
+            for p in moved:
+                p.sub_(p.grad)
+            state = [t.clone() for t in nets.each().values()]
+            # A full step can leave a deep net where rounding grows into whole
+            # digits: what is scored has made a small one.
+            for p, start in zip(moved, before):
+                p.copy_(start - 1e-3 * p.grad.tanh())
             scored = nets.eval()(x)
-    return [logits.detach(), *nets.each().values(), scored], watch.drawn
+    return [logits.detach(), *state, scored], watch.drawn
 
 
 class _Watch(TorchFunctionMode):

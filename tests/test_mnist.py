@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from utils.data import DataError
-from utils.scale.images import MNIST5K, load, load_mnist5k, read_mnist5k, split_rows
+from utils.data import DataError, split_rows
+from utils.scale.images import MNIST5K, load, load_mnist5k, read_mnist5k
 
 
 @pytest.fixture

@@ -42,12 +42,12 @@ class Digits(NamedTuple):
         return Digits(*(part.of(seed) for part in self))
 
 
-def _read_verified(path: Path) -> bytes:
-    """The file's bytes, once its checksum has been found right."""
-    restore = (
-        'Restore it with "git checkout -- data" in the repository, or make '
-        'it anew with "python data/make_digits.py" (needs scikit-learn).'
-    )
+def read_verified(path: Path, otherwise: str = "") -> bytes:
+    """The file's bytes, once its checksum, beside it, has been found right.
+
+    otherwise: another way to restore it, for the error.
+    """
+    restore = f'Restore it with "git checkout -- data" in the repository{otherwise}.'
     recorded = path.with_suffix(".sha256")
     for needed in (path, recorded):
         if not needed.is_file():
@@ -84,7 +84,9 @@ def load_digits(
     Raises DataError, with the way to restore it, when the file is missing,
     truncated or altered. Source and licence: data/README.md.
     """
-    with np.load(io.BytesIO(_read_verified(Path(path))), allow_pickle=False) as file:
+    anew = ', or make it anew with "python data/make_digits.py" (needs scikit-learn)'
+    content = io.BytesIO(read_verified(Path(path), otherwise=anew))
+    with np.load(content, allow_pickle=False) as file:
         images, labels = file["images"], file["labels"]
     x = torch.from_numpy(images.reshape(len(images), 64)).to(dtype)
     y = torch.from_numpy(labels).long()
@@ -94,18 +96,26 @@ def load_digits(
     return Digits(*(Split(*map(torch.stack, zip(*parts))) for parts in zip(*splits)))
 
 
-def _split(x: torch.Tensor, y: torch.Tensor, seed: int) -> Digits:
-    """Draw a stratified split and scale it by its training part."""
+def split_rows(y: torch.Tensor, sizes: Sequence[int], seed: int) -> list[torch.Tensor]:
+    """Divide all rows of y into stratified parts of these sizes, in random order."""
+    if sum(sizes) != len(y):
+        raise ValueError(f"the parts {tuple(sizes)} must add up to {len(y)} images")
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(y), generator=generator)
-    order = order[y[order].argsort(stable=True)]  # by digit, random within
+    order = order[y[order].argsort(stable=True)]  # by class, random within
     parts = []
-    for i, size in enumerate(SIZES):
-        # every so-manieth of those that are left, so of each digit its share
-        left = sum(SIZES[i:])
+    for i, size in enumerate(sizes):
+        # every so-manieth of those that are left, so of each class its share
+        left = sum(sizes[i:])
         count = torch.arange(left + 1) * size // left
         chosen = count[1:] > count[:-1]
         rows, order = order[chosen], order[~chosen]
         parts.append(rows[torch.randperm(size, generator=generator)])
+    return parts
+
+
+def _split(x: torch.Tensor, y: torch.Tensor, seed: int) -> Digits:
+    """Draw a stratified split and scale it by its training part."""
+    parts = split_rows(y, SIZES, seed)
     mean, sd = x[parts[0]].mean(), x[parts[0]].std()
     return Digits(*(Split((x[rows] - mean) / sd, y[rows]) for rows in parts))

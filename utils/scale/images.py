@@ -1,6 +1,5 @@
 """Larger images, with a split for each seed: 5000 of MNIST, or a set by name."""
 
-import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from utils.data import DataError, Digits, Split
+from utils.data import Digits, Split, read_verified, split_rows
 from utils.scale.downloads import download
 from utils.seeds import seed_list
 
@@ -69,44 +68,13 @@ class Images:
         return Images(self.source, rows, self.mean, self.sd)
 
 
-def split_rows(y: torch.Tensor, sizes: Sequence[int], seed: int) -> list[torch.Tensor]:
-    """Divide all rows of y into stratified parts of these sizes, in random order."""
-    if sum(sizes) != len(y):
-        raise ValueError(f"the parts {tuple(sizes)} must add up to {len(y)} images")
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(y), generator=generator)
-    order = order[y[order].argsort(stable=True)]  # by class, random within
-    parts = []
-    for i, size in enumerate(sizes):
-        # every so-manieth of those that are left, so of each class its share
-        left = sum(sizes[i:])
-        count = torch.arange(left + 1) * size // left
-        chosen = count[1:] > count[:-1]
-        rows, order = order[chosen], order[~chosen]
-        parts.append(rows[torch.randperm(size, generator=generator)])
-    return parts
-
-
 def read_mnist5k(path: Path = MNIST5K) -> Source:
     """The 5000 images of data/mnist5k, once their checksum has been found right.
 
     Raises DataError, with the way to restore the file, when it is missing,
     truncated or altered. Source and licence: data/mnist5k/README.md.
     """
-    restore = 'Restore it with "git checkout -- data" in the repository.'
-    path, recorded = Path(path), Path(path).with_suffix(".sha256")
-    for needed in (path, recorded):
-        if not needed.is_file():
-            raise DataError(f"{needed} is missing. {restore}")
-    content = path.read_bytes()
-    expected = recorded.read_text(errors="replace").split()[:1]
-    found = hashlib.sha256(content).hexdigest()
-    if [found] != expected:
-        raise DataError(
-            f"{path} or its checksum is truncated or altered: the file has "
-            f"{len(content)} bytes and sha256 {found}, and {recorded.name} "
-            f"says {expected[0] if expected else 'nothing'}. {restore}"
-        )
+    content = read_verified(Path(path))
     with np.load(io.BytesIO(content), allow_pickle=False) as file:
         pixels = torch.from_numpy(file["images"])[:, None]
         return Source(

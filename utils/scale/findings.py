@@ -16,6 +16,8 @@ from utils.scale.nets import Scores
 SIZES = (1, 2, 4, 8, 32)
 STRIDES = {16: (1, 2, 2, 1), 4: (1, 2, 2, 2), 1: (2, 2, 2, 2)}  # by positions at
 # the last BN, of 28x28 images
+VALUES = {16: (1, 2, 4, 32), 4: (1, 2, 4, 32), 1: (1, 2, 4, 8, 32)}  # batch sizes
+AT_32 = {"bn": 0.2, "gn": 0.1, "none": 0.03}
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,15 @@ def _named(suffix: str, conditions: dict[str, dict]) -> dict[str, dict]:
     return {f"{name}, {suffix}": settings for name, settings in conditions.items()}
 
 
+def _guesses(size: int) -> dict[str, float]:
+    """Rates by norm: smaller batches want smaller ones."""
+    return {norm: rate * size / 32 for norm, rate in AT_32.items()}
+
+
 def _batch_sizes() -> dict[str, dict]:
     found = {}
     for size in SIZES:
-        share = size / 32  # smaller batches want smaller rates
-        guesses = {"bn": 0.2 * share, "gn": 0.1 * share, "none": 0.03 * share}
-        found |= _named(f"batch {size}", _by_norm(guesses, batch_size=size))
+        found |= _named(f"batch {size}", _by_norm(_guesses(size), batch_size=size))
     return found
 
 
@@ -64,17 +69,16 @@ FINDINGS: dict[str, Finding] = {
         _batch_sizes(),
     ),
     "positions": Finding(
-        "It is the number of values per channel that counts, not the batch size.",
-        do.usual,
+        "It is the number of values per channel that counts, images x positions, not "
+        "the batch size.",
+        do.in_both_modes,
         {
-            f"{norm}, {positions} positions, batch {size}": {
-                "norm": norm,
-                "batch_size": size,
-                "net": {"strides": STRIDES[positions]},
-                "rate": 0.01 if size == 2 else 0.03,
-            }
-            for norm in ("bn", "gn")
-            for positions, size in ((16, 2), (1, 2), (1, 8))
+            f"{norm}, {positions} positions, batch {size}": settings
+            | {"images": 3200, "net": {"strides": STRIDES[positions]}}
+            for positions, sizes in VALUES.items()
+            for size in sizes
+            for norm, settings in _by_norm(_guesses(size), batch_size=size).items()
+            if (norm, positions, size) != ("bn", 1, 1)  # one value: BN raises
         },
     ),
     "learning_rate": Finding(

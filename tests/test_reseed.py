@@ -59,6 +59,17 @@ def load(root, **options):
     return stored_runs.load(root, root / "chapters" / "03_chapter.ipynb", **options)
 
 
+def test_what_one_chapter_reads_makes_only_its_own_runs_stale(project):
+    write(project, "12_larger", "from utils.scale import results")
+    paths = [project / "chapters" / f"{n}.ipynb" for n in ("03_chapter", "12_larger")]
+    csv = project / "data" / "scale" / "shift.csv"
+    csv.parent.mkdir()
+    before = [stored_runs.code_hash(path) for path in paths]
+    csv.write_text("condition,seed\n")
+    after = [stored_runs.code_hash(path) for path in paths]
+    assert [a == b for a, b in zip(before, after)] == [True, False]
+
+
 def test_a_chapter_is_run_stored_and_not_run_again(project, capsys):
     assert reseed.reseed(project, KINDS, jobs=2) == 0
     out = capsys.readouterr().out

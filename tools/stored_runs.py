@@ -16,6 +16,8 @@ from pathlib import Path
 import nbformat
 
 CPUS = ("native", "default", "avx2", "avx512")  # kinds of ATEN_CPU_CAPABILITY
+# What only those chapters use that import this.
+APART = {"utils.scale": ("utils/scale/*.py", "data/mnist5k/*.*", "data/scale/*.csv")}
 
 
 @dataclass(frozen=True)
@@ -56,9 +58,18 @@ def chapters(root: Path, wanted: str = "") -> list[Path]:
 
 
 def code_hash(notebook: Path) -> str:
-    """A hash of a notebook's code cells: its text and metadata may change."""
+    """A hash of a notebook's code cells: its text and metadata may change.
+
+    Files that few chapters use count as code of those that import them.
+    """
     cells = nbformat.read(notebook, as_version=4).cells
-    return digest(*(c.source.encode() for c in cells if c.cell_type == "code"))
+    sources = [c.source for c in cells if c.cell_type == "code"]
+    files: list[Path] = []
+    for module, patterns in APART.items():
+        if any(module in source for source in sources):
+            root = notebook.parent.parent
+            files += sorted(path for p in patterns for path in root.glob(p))
+    return digest(*(s.encode() for s in sources), *(f.read_bytes() for f in files))
 
 
 @cache

@@ -76,32 +76,37 @@ def search(
             return [(s, rate) for s in seeds if (s, rate) not in seen], rate
 
 
+def rows_of(finding: str, condition: str, path: Path | None = None) -> list[Row]:
+    """A condition's rows, at all rates; ValueError, naming those there are."""
+    path = path or FOLDER / f"{finding}.csv"
+    every = read(path)
+    if found := [row for row in every if row["condition"] == condition]:
+        return found
+    known = ", ".join(dict.fromkeys(row["condition"] for row in every))
+    raise ValueError(f"{path.name} has no {condition!r}; it has {known or 'no row'}")
+
+
+def rate(finding: str, condition: str, path: Path | None = None) -> float:
+    """The learning rate that validation chose: the one at which most seeds trained."""
+    rates = [row["lr"] for row in rows_of(finding, condition, path)]
+    return float(max(dict.fromkeys(rates), key=rates.count))
+
+
 def scores(
     finding: str, condition: str, score: str = "test", path: Path | None = None
 ) -> np.ndarray:
-    """A condition's scores at its tuned rate, in the order of the seeds: (seeds,).
-
-    The rate was chosen on validation data, the one at which most seeds trained.
-    """
-    path = path or FOLDER / f"{finding}.csv"
-    rows = [row for row in read(path) if row["condition"] == condition]
-    if not rows:
-        known = ", ".join(dict.fromkeys(row["condition"] for row in read(path)))
-        raise ValueError(
-            f"{path.name} has no {condition!r}; it has {known or 'no row'}"
-        )
-    rates = [row["lr"] for row in rows]
-    rate = max(dict.fromkeys(rates), key=rates.count)
-    chosen = sorted((row for row in rows if row["lr"] == rate), key=pair)
-    return np.array([float(row[score]) for row in chosen])
+    """A condition's scores at its tuned rate, in the order of the seeds: (seeds,)."""
+    chosen = rate(finding, condition, path)
+    rows = rows_of(finding, condition, path)
+    rows = sorted((row for row in rows if float(row["lr"]) == chosen), key=pair)
+    return np.array([float(row[score]) for row in rows])
 
 
 def sweep(
     finding: str, condition: str, score: str = "test", path: Path | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The rates of a condition without a search, and scores (rates, seeds)."""
-    path = path or FOLDER / f"{finding}.csv"
-    rows = [row for row in read(path) if row["condition"] == condition]
+    rows = rows_of(finding, condition, path)
     by = {pair(row): float(row[score]) for row in rows}
     rates = sorted({rate for _, rate in by})
     seeds = sorted({seed for seed, _ in by})

@@ -31,6 +31,7 @@ from utils.checks.chapter_11 import (
     sound_layer,
     synchronised_layer,
 )
+from utils.checks.chapter_12 import tuned, values_per_channel
 from utils.checks.framework import NotYet
 
 __all__ = [
@@ -72,5 +73,7 @@ __all__ = [
     "sorted_devices",
     "sound_layer",
     "synchronised_layer",
+    "tuned",
+    "values_per_channel",
     "with_guests",
 ]

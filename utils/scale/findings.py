@@ -106,6 +106,12 @@ FINDINGS: dict[str, Finding] = {
             name: settings
             for label, images in BUDGETS.items()
             for name, settings in _named(label, _by_norm(WHY, images=images)).items()
+        }
+        | {  # are those without the other half held back by weights that grow?
+            f"{norm}, 200 updates, lengths kept": {"norm": norm, "keep_lengths": True}
+            | {"rate": rate}
+            for norm, rate in WHY.items()
+            if norm != "bn, shaken"
         },
     ),
     "placement": Finding(

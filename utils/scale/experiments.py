@@ -51,6 +51,8 @@ class Task:
             size = source.pixels[0].numel()
             return partial(resnet.dense_net, DENSE[norm], inputs=size)
         channels = source.pixels.shape[1]
+        if norm == "mean only":  # like no norm, it lets the sums grow
+            options = {"start": resnet.START} | options
         return partial(resnet.ResNet, NORMS[norm], inputs=channels, **options)
 
     def train(self, nets: Stack, on: Images | None = None, **options) -> None:

@@ -11,6 +11,9 @@ import torch
 from torch import nn
 
 Norm = Callable[[int], nn.Module]
+# What a block adds to its path without statistics that keep it in bounds: the best
+# of 0, 0.25, 0.5, 0.7 and 1 on validation data, after 50 and 200 updates.
+START = 0.7
 
 
 class Scale(nn.Module):
@@ -31,6 +34,7 @@ class BasicBlock(nn.Module):
 
     order: "before", norm, then ReLU, as in the paper; "after", ReLU, then norm;
     "pre", norm and ReLU before each convolution. dropout: before the last norm.
+    start: of the last norm's γ, the size of what is added to the path.
     """
 
     def __init__(
@@ -41,6 +45,7 @@ class BasicBlock(nn.Module):
         norm: Norm,
         order: str = "before",
         dropout: float = 0,
+        start: float = 1,
     ):
         super().__init__()
         first = inputs if order == "pre" else channels
@@ -51,10 +56,7 @@ class BasicBlock(nn.Module):
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = norm(channels)
-        # The block begins as its path: without a norm, too, so that a deep net
-        # without one starts as well as one with it.
-        self.scale = Scale(channels) if order == "pre" else nn.Identity()
-        nn.init.zeros_((self.scale if order == "pre" else self.bn2).weight)
+        nn.init.constant_(self.bn2.weight, start)
         self.downsample = None
         if stride != 1 or inputs != channels:
             shortcut = nn.Conv2d(inputs, channels, 1, stride, bias=False)
@@ -71,7 +73,7 @@ class BasicBlock(nn.Module):
             return path + self.bn2(self.relu(self.conv2(self.dropout(y))))
         y = self.conv1(self.relu(self.bn1(x)))
         y = self.conv2(self.dropout(self.relu(self.bn2(y))))
-        return path + self.scale(y)
+        return path + y
 
 
 class ResNet(nn.Module):
@@ -80,6 +82,7 @@ class ResNet(nn.Module):
     inputs: channels of an image. strides: of the four blocks; conv1 has 2, so
     28x28 images come to the last norms as 2x2 positions. norm: called with a
     number of channels; None leaves γ and β. fc_dropout: before the last layer.
+    start: see BasicBlock; by default 1, and START without a norm.
     """
 
     def __init__(
@@ -92,8 +95,10 @@ class ResNet(nn.Module):
         order: str = "before",
         dropout: tuple[float, ...] = (0, 0, 0, 0),
         fc_dropout: float = 0,
+        start: float | None = None,
     ):
         super().__init__()
+        start = start or (1 if norm else START)
         norm = norm or Scale
         self.order = order
         self.conv1 = nn.Conv2d(inputs, 8, 3, stride=2, padding=1, bias=False)
@@ -101,7 +106,8 @@ class ResNet(nn.Module):
         self.relu = nn.ReLU()
         size = 8
         for i, channels in enumerate((8, 16, 32, 64)):
-            block = BasicBlock(size, channels, strides[i], norm, order, dropout[i])
+            options = order, dropout[i], start
+            block = BasicBlock(size, channels, strides[i], norm, *options)
             setattr(self, f"layer{i + 1}", nn.Sequential(block))
             size = channels
         self.bn_last = norm(size) if order == "pre" else nn.Identity()

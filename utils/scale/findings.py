@@ -116,6 +116,21 @@ FINDINGS: dict[str, Finding] = {
             if norm != "bn, shaken"
         },
     ),
+    "start": Finding(
+        "A block that begins as its path alone starts a net without a norm well.",
+        do.usual,
+        {
+            f"{norm}, {start}, {label}": {
+                "norm": norm,
+                "net": {"start": start},
+                "images": images,
+                "rate": WHY[norm],
+            }
+            for label, images in BUDGETS.items()
+            for norm, starts in {"none": (0, 0.25, 0.5, 1), "bn": (0,)}.items()
+            for start in starts
+        },
+    ),
     "placement": Finding(
         "Before or after the activation makes no difference that matters.",
         do.usual,

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 Norm = Callable[[int], nn.Module]
-# What a block adds to its path without statistics that keep it in bounds: the best
-# of 0, 0.25, 0.5, 0.7 and 1 on validation data, after 50 and 200 updates.
+# What a block adds to its path without statistics that keep it in bounds; the
+# finding "start" has others.
 START = 0.7
 
 
@@ -98,7 +98,8 @@ class ResNet(nn.Module):
         start: float | None = None,
     ):
         super().__init__()
-        start = start or (1 if norm else START)
+        if start is None:
+            start = 1 if norm else START
         norm = norm or Scale
         self.order = order
         self.conv1 = nn.Conv2d(inputs, 8, 3, stride=2, padding=1, bias=False)

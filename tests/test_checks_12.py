@@ -120,3 +120,27 @@ def test_the_right_choice():
 )
 def test_wrong_choices(answer, hint):
     assert hint in rejected(checks.tuned, answer)
+
+
+def measured(mean, n=12):
+    return lambda: mean + np.linspace(-8, 8, n)
+
+
+@pytest.mark.parametrize("mean", [-35, -24, -15])
+def test_a_measured_start(mean):
+    assert verdict(checks.from_zero, measured(mean))[0]
+
+
+@pytest.mark.parametrize(
+    "answer, hint",
+    [
+        (measured(24), "subtract the usual one"),
+        (measured(0), "is `start=0` passed on"),
+        (measured(-60), "that is too much"),
+        (measured(-24, 3), "12 seeds or more"),
+        (lambda: np.full(12, -24.0), "are they trained"),
+        (lambda: None, "returned nothing"),
+    ],
+)
+def test_a_wrong_start(answer, hint):
+    assert hint in rejected(checks.from_zero, answer)

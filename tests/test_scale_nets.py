@@ -3,7 +3,9 @@
 import copy
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,26 @@ def test_what_a_block_adds_at_the_start(norm, start):
     model = do_make(norm)
     assert model.layer1[0].bn2.weight.tolist() == pytest.approx([start] * 8)
     assert model.layer1[0].bn1.weight.tolist() == [1] * 8
+
+
+CHAPTER = Path(__file__).resolve().parent.parent / "chapters" / "12_carry_over.ipynb"
+
+
+@pytest.mark.parametrize("strides", STRIDES.values())
+@pytest.mark.parametrize("norm", ["bn", "gn", "none"])
+def test_the_chapter_shows_the_net_that_make_scale_trains(norm, strides):
+    cells = {c.id: c.source for c in nbformat.read(CHAPTER, as_version=4).cells}
+    shown = {"torch": torch, "nn": nn}
+    for name in ("block", "resnet", "scale-layer"):
+        exec(cells[name], shown)
+    layer = experiments.NORMS[norm] or shown["Scale"]
+    start = 0.7 if norm == "none" else 1.0
+    ours = net(norm, strides=strides)
+    theirs = build(partial(shown["ResNet"], layer, start, strides), [0])[0]
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    torch.testing.assert_close(ours(X), theirs(X), rtol=0, atol=0)
+    if strides == STRIDES[4]:
+        assert sum(p.numel() for p in ours.parameters()) == 77_858
 
 
 @pytest.mark.parametrize("positions", STRIDES)

@@ -31,7 +31,7 @@ from utils.checks.chapter_11 import (
     sound_layer,
     synchronised_layer,
 )
-from utils.checks.chapter_12 import tuned, values_per_channel
+from utils.checks.chapter_12 import from_zero, tuned, values_per_channel
 from utils.checks.framework import NotYet
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "epsilon_gain",
     "fold",
     "freeze_batch_norm",
+    "from_zero",
     "frozen_body",
     "ghost_forward",
     "group_cost",

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from utils.checks.framework import check, expect, expect_written
+from utils.checks.framework import check, expect, expect_written, mean_difference
 
 
 class _Shuffled(nn.Module):
@@ -180,3 +180,21 @@ def tuned(answer: Callable) -> str:
             f"{where}expected {right}, got {scores}",
         )
     return "chosen on validation, told on test"
+
+
+@check
+def from_zero(answer: Callable) -> str:
+    """Exercise 12.2: blocks that begin as their path, by the numbers alone."""
+    mean = mean_difference(answer(), "train at the rate of the usual net")
+    expect(abs(mean) <= 100, "give it in points of accuracy, percent minus percent")
+    expect(
+        mean < 20,
+        "the net that starts at 0 cannot be so much better: subtract the usual one",
+    )
+    expect(
+        mean < -8,
+        "that is too little: is `start=0` passed on to the net, and are there 50 "
+        "updates?",
+    )
+    expect(mean > -50, "that is too much: the same rate, and 50 updates of 32")
+    return f"blocks that begin as their path are {-mean:.1f} points behind"

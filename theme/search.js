@@ -53,7 +53,8 @@ const plain = kept((raw) => {
   const words = SAME.has(whole.toLowerCase()) ? whole : parts;
   return words.toLowerCase().split(" ").map(american).flatMap(expand);
 });
-const stem = kept((word) => (/^\d/.test(word) ? word : new Stemmer().stemWord(word)));
+const stemmer = new Stemmer();
+const stem = kept((word) => (/^\d/.test(word) ? word : stemmer.stemWord(word)));
 const wordsOf = (text) => (text.match(RAW) ?? []).flatMap(plain);
 const stemsOf = (text) => wordsOf(text).map(stem);
 const near = new Map();

@@ -99,6 +99,6 @@ const NEAR = [
 const SMALL = new Set([
   ...stopwords, // of language_data.js
   ..."about am any been can could did do does from get got had has have how i".split(" "),
-  ..."its just may me my our should so some than too use using very we".split(" "),
+  ..."its just may me my need needs our should so some than too use using very we".split(" "),
   ..."what when where which who why would you your".split(" "),
 ]);

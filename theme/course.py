@@ -7,11 +7,15 @@ It does what Jupyter Book leaves open:
 - every image without alternative text of its own is a warning, which
   the build turns into an error;
 - folded cells that show nothing and stand in a row are one folded thing;
-- the Colab button is a button, not the one entry of a menu.
+- the Colab button is a button, not the one entry of a menu;
+- what the search page searches: every section of every page, by itself.
 """
 
 import hashlib
+import json
 import os
+import re
+import unicodedata
 from itertools import groupby
 from pathlib import Path
 
@@ -28,6 +32,9 @@ from sphinx.util import logging
 
 LOGGER = logging.getLogger(__name__)
 AT_LEAST = 3  # folded cells in a row, to be folded once more
+# What holds text that a reader may search for.
+BLOCKS = (nodes.paragraph, nodes.literal_block, nodes.caption)
+NO_BRACES = str.maketrans("", "", "{}\\")
 
 
 class PasteFigure(PasteFigureDirective):
@@ -148,6 +155,105 @@ def unfold_launch_menu(app, pagename, templatename, context, doctree):
             buttons[place] |= {"label": "colab", "icon": "fas fa-rocket"}
 
 
+def greek(command):
+    """Return the Greek letter that a LaTeX command names, or nothing."""
+    try:
+        return unicodedata.lookup(
+            f"GREEK SMALL LETTER {command[1].removeprefix('var')}"
+        )
+    except KeyError:
+        return ""
+
+
+def text_of(block):
+    """Return a block's text on one line, formulas in plain letters."""
+    parts = []
+    for text in block.findall(nodes.Text):
+        formula = isinstance(text.parent, nodes.math)
+        plain = re.sub(r"\\(\w+)", greek, text).translate(NO_BRACES)
+        parts.append(plain if formula else text)
+    return " ".join("".join(parts).split())
+
+
+def ancestors(node):
+    """Yield the node's parent, the parent's parent, and so on."""
+    while node.parent is not None:
+        node = node.parent
+        yield node
+
+
+def anchor_of(section):
+    """Return a section's label, where it has one, else its heading's own id.
+
+    The label is the last id. A label equal to the heading's id makes an "id1".
+    """
+    names = [i for i in section["ids"] if not re.fullmatch(r"id\d+", i)]
+    return (names or section["ids"])[-1]
+
+
+def kind_of(block, classes):
+    """Return what a block is to the search: prose, message, code, or None.
+
+    `classes` are those of all that the block stands in. The code of folded
+    cells is plumbing, and the same in all chapters.
+    """
+    if not isinstance(block, nodes.literal_block):
+        return "prose" if "cell_output" not in classes else "code"
+    if block.get("language") == "pytb":
+        return "message"
+    return None if {"tag_hide-input", "cell_input"} <= classes else "code"
+
+
+def sections_of(doctree):
+    """Return a page's sections as the search page wants them, in order.
+
+    A section is a dictionary: its anchor, its title, its trail (the titles
+    above it, the page's first), its prose, message and code. Subsections are
+    sections of their own.
+    """
+    found = {}
+    for section in doctree.findall(nodes.section):
+        above = [n for n in ancestors(section) if isinstance(n, nodes.section)]
+        found[section] = {
+            "anchor": anchor_of(section),
+            "title": text_of(section[0]),
+            "trail": [text_of(parent[0]) for parent in reversed(above)],
+        } | dict.fromkeys(["prose", "message", "code"], "")
+    for block in doctree.findall(lambda node: isinstance(node, BLOCKS)):
+        above = list(ancestors(block))
+        section = next((n for n in above if isinstance(n, nodes.section)), None)
+        classes = {name for n in above for name in n.get("classes", [])}
+        kind = kind_of(block, classes)
+        if kind and section:
+            found[section][kind] += " " + text_of(block)
+    return list(found.values())
+
+
+class Sections:
+    """Collects the sections of all pages while they are written."""
+
+    def __init__(self):
+        self.pages = {}  # name of a page -> its sections
+
+    def collect(self, app, doctree, docname):
+        """Take in a page whose references and pasted results are resolved."""
+        self.pages[docname] = sections_of(doctree)
+
+    def write(self, app, exception):
+        """Write sections.js, a script, since a page opened as a file can't fetch."""
+        if exception or app.builder.format != "html":
+            return
+        root = app.config.root_doc  # it comes first
+        found = [
+            {"page": app.builder.get_target_uri(page)} | section
+            for page in sorted(self.pages, key=lambda page: (page != root, page))
+            for section in self.pages[page]
+        ]
+        text = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+        place = Path(app.outdir) / "sections.js"
+        place.write_text(f"const SECTIONS = {text};\n", encoding="utf8")
+
+
 def setup(app):
     """Register all of the above with Sphinx."""
     app.setup_extension("myst_nb")
@@ -155,6 +261,10 @@ def setup(app):
     app.add_post_transform(PasteSvg)
     app.connect("doctree-resolved", warn_about_alternative_text)
     app.connect("doctree-resolved", fold_plumbing)
+    sections = Sections()
+    app.connect("doctree-resolved", sections.collect)
+    app.connect("build-finished", sections.write)
     # After the theme has made the menu, at 501.
     app.connect("html-page-context", unfold_launch_menu, priority=502)
-    return {"parallel_read_safe": True, "parallel_write_safe": True}
+    # Pages written in other processes would not reach Sections.
+    return {"parallel_read_safe": True, "parallel_write_safe": False}

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy import stats
 
-from utils.checks.framework import check, expect, expect_written, mean_difference
+from utils.checks.legacy import check, expect, expect_written, mean_difference
 
 SHALLOW, DEEP = 2, 20
 # Means over 12 seeds, with room for other seeds, rates and a few updates more:

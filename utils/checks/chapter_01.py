@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import torch
 
-from utils.checks.framework import check, expect, expect_written, mean_difference
+from utils.checks.legacy import check, expect, expect_written, mean_difference
 
 # Exercise 1.4: means over 12 seeds, in points, with room for other seeds, rates
 # and a few updates more.

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils.checks.framework import check, expect, expect_written
+from utils.checks.legacy import check, expect, expect_written
 
 
 def _close(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from utils.checks.framework import check, expect, expect_written, mean_difference
+from utils.checks.legacy import check, expect, expect_written, mean_difference
 
 
 @check

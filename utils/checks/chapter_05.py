@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from utils.checks.framework import check, expect, expect_written
+from utils.checks.legacy import check, expect, expect_written
 
 # name: rates with the accuracies of their seeds, "!" where a seed diverged;
 # the answer

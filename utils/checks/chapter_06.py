@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from utils.checks.framework import check, expect, expect_written, mean_difference
+from utils.checks.legacy import check, expect, expect_written, mean_difference
 
 # Exercise 6.4: error with this ε minus that with 1e-5, points, over seed sets
 EPSILONS = {0.1: (-36, -7), 10: (3, 32)}

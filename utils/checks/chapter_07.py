@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from utils.checks.framework import (
+from utils.checks.legacy import (
     check,
     expect,
     expect_written,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from utils.checks.framework import check, expect, expect_written, mean_difference
+from utils.checks.legacy import check, expect, expect_written, mean_difference
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from utils.checks.framework import (
+from utils.checks.legacy import (
     NotYet,
     check,
     expect,

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from utils.checks.framework import (
+from utils.checks.legacy import (
     check,
     expect,
     expect_written,

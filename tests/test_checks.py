@@ -5,21 +5,21 @@ other test_checks_*.py add answers that the tables do not know.
 """
 
 import inspect
-import os
-import random
-import sys
 import time
 
-import numpy as np
 import pytest
-import torch
 
 from tests.verdicts import verdict
 from utils import checks
-from utils.checks.framework import Check, Measured
+from utils.checks.framework import Check, answers
 
 ALL = [c for _, c in inspect.getmembers(checks, lambda c: isinstance(c, Check))]
-PAIRS = [(c, text) for c in ALL for text in c.mistakes]
+PAIRS = [
+    pytest.param(check, hint, answer, id=f"{check.__name__}: {hint[:50]} {k or ''}")
+    for check in ALL
+    for hint, mistakes in check.mistakes.items()
+    for k, answer in enumerate(answers(mistakes))
+]
 
 
 @pytest.mark.parametrize("check", ALL, ids=lambda c: c.__name__)
@@ -33,12 +33,10 @@ def test_what_is_right_passes_in_every_case_and_in_time(check):
         assert time.process_time() - begin < 2
 
 
-@pytest.mark.parametrize(
-    ("check", "hint"), PAIRS, ids=[f"{c.__name__}: {h[:50]}" for c, h in PAIRS]
-)
-def test_each_mistake_gets_its_own_hint(check, hint):
+@pytest.mark.parametrize(("check", "hint", "answer"), PAIRS)
+def test_each_mistake_gets_its_own_hint(check, hint, answer):
     begin = time.process_time()
-    passed, said = verdict(check, check.mistakes[hint])
+    passed, said = verdict(check, answer)
     assert not passed
     assert said.startswith("Not yet: ")
     assert hint in said

@@ -11,6 +11,7 @@ check explains with it, and tests/test_checks.py puts it to the check.
 """
 
 import contextlib
+import fnmatch
 import os
 import random
 import signal
@@ -73,6 +74,10 @@ class Result:
 
 
 results: dict[str, Result] = {}  # the last result of each check, for graders
+
+
+def answers(one_or_more: Callable | tuple) -> tuple:
+    return one_or_more if isinstance(one_or_more, tuple) else (one_or_more,)
 
 
 def expect(condition: object, hint: str) -> None:
@@ -170,9 +175,9 @@ def apart(
     if isinstance(got, Exception) or isinstance(right, Exception):
         return "raised"
     for name in names or right:
-        if name not in right:
-            continue
-        if name not in got or not same(got[name], right[name], *tolerance):
+        if (name in got) != (name in right):
+            return name
+        if name in right and not same(got[name], right[name], *tolerance):
             return name
     new = [name for name in got if name not in right]
     return None if names or not new else new[0]
@@ -231,8 +236,8 @@ class Check:
 
     right: {name: answer}, the first being the reference; an answer passes a
         case if it gives what any of them gives.
-    mistakes: {hint: answer}.
-    hints: {name of what is observed, or its beginning and *: what to say where it
+    mistakes: {hint: an answer, or several}.
+    hints: {name of what is observed, with * for any part: what to say where it
         differs}, if no mistake does the same.
     steps: the names are steps of one way; say how far it is right.
     """
@@ -244,7 +249,7 @@ class Check:
         observe: Callable[..., Mapping],
         cases: Mapping[str, tuple],
         right: Mapping[str, Callable],
-        mistakes: Mapping[str, Callable],
+        mistakes: Mapping[str, Callable | tuple],
         praise: str,
         tolerance: tuple[float, float] = (1e-7, 1e-9),
         hints: Mapping[str, str] | None = None,
@@ -328,19 +333,16 @@ class Check:
         if isinstance(got, Exception):
             return f"{first}: {got}"
         name, order = apart(got, right, self.tolerance), list(right)
-        # What comes after the first difference may follow from it
-        names = order[: order.index(name) + 1] if name in right else order
-        so_far = f"right so far: {', '.join(names[:-1])}. " if self.steps else ""
-        so_far = so_far if names[:-1] else ""
-        for hint, mistake in self.mistakes.items():
-            if self.does_the_same(mistake, seen, wrong, names):
-                return so_far + hint
+        done = ", ".join(order[: order.index(name)] if name in right else [])
+        so_far = f"right so far: {done}. " if self.steps and done else ""
+        for hint, mistakes in self.mistakes.items():
+            for mistake in answers(mistakes):
+                if self.does_the_same(mistake, seen, wrong):
+                    return so_far + hint
         if self.steps and name not in got:
             return f"{so_far}Next: {name}"
         for pattern, hint in self.hints.items():
-            if name == pattern or (
-                pattern[-1] == "*" and name.startswith(pattern[:-1])
-            ):
+            if fnmatch.fnmatchcase(name, pattern):
                 return f"{so_far}{first}: {hint}"
         if name not in got:
             return f"{so_far}{first}: {name} is missing"
@@ -348,15 +350,19 @@ class Check:
             return f"{first}: {name} is new, and should not be there"
         return f"{so_far}{first}: {difference(name, got[name], right[name])}"
 
-    def does_the_same(
-        self, mistake: Callable, seen: dict, wrong: list[str], names: list[str]
-    ) -> bool:
-        """On every case that the answer survived, the wrong ones first."""
+    def does_the_same(self, mistake: Callable, seen: dict, wrong: list[str]) -> bool:
+        """On every case that the answer survived, the wrong ones first.
+
+        Up to the first difference of a case: what comes after may follow from it.
+        """
         for case in [*wrong, *(c for c in seen if c not in wrong)]:
-            got = seen[case]
+            got, right = seen[case], self.reference(case)[0]
             if isinstance(got, Exception):
                 continue
-            if apart(got, self.see(mistake, case), self.tolerance, names) is not None:
+            order = list(right)
+            if case in wrong and (name := apart(got, right, self.tolerance)) in right:
+                order = order[: order.index(name) + 1]
+            if apart(got, self.see(mistake, case), self.tolerance, order) is not None:
                 return False
         return True
 
@@ -416,6 +422,7 @@ class Measured(Check):
     ):
         self.__name__, self.calls, self.ranges = name, calls, ranges
         self.said, self.asked, self.wrong = said, asked, tuple(wrong)
+        self.praise = ""
         self.not_finite, self.read = not_finite, read
         self.fake = fake or (lambda means: means[0] + np.linspace(-2, 2, 13))
         self.cases = {text: () for text, *_ in ranges}

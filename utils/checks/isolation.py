@@ -23,6 +23,7 @@ PLACES = [torch, nn, nn.init, F, torch.autograd, torch.optim, np, math, os, copy
 PLACES += [builtins, torch.Tensor, nn.Module, _BatchNorm, nn.SyncBatchNorm]
 PLACES += [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.Dropout, nn.Linear]
 KINDS = (types.FunctionType, types.BuiltinFunctionType, type, np.ufunc)
+HOMES = tuple(os.path.dirname(package.__file__) for package in (torch, np))
 
 # name: how to read it, how to set it
 SETTINGS = {
@@ -49,10 +50,17 @@ def _functions(place: object) -> dict[str, object]:
 FIRST = [_functions(place) for place in PLACES]
 
 
+def _own(function: object) -> bool:
+    """Written by PyTorch or NumPy, which replace functions when parts are loaded."""
+    code = getattr(function, "__code__", None)
+    return code is not None and code.co_filename.startswith(HOMES)
+
+
 def _put_back(place: object, functions: dict[str, object]) -> list[str]:
     """Names that were replaced, or new on a class; they are as before again."""
     now = vars(place)
     changed = [name for name, f in functions.items() if now.get(name) is not f]
+    changed = [name for name in changed if not _own(now.get(name))]
     for name in changed:
         setattr(place, name, functions[name])
     if isinstance(place, type):  # a module may load parts of itself

@@ -364,7 +364,7 @@ one_by_one = Measured(
             (57, 86, 29),
         ),
         Wrong(
-            "measure in points, with accuracy in %; does the momentum reach the layers, "
+            "measure in points, accuracy in %; does the momentum reach the layers, "
             "and are the images shown one at a time, in train mode?",
             lambda *m: min(m) >= -1.2,
             (-0.31, -0.02, -0.59),

@@ -145,7 +145,7 @@ LAYERS = (
         "a fixed size": (lambda: nn.BatchNorm1d(5), "cannot be made"),
         "layer norm": (
             lambda c, eps=1e-5, momentum=0.1: nn.LayerNorm(c, eps),
-            "differs",
+            "keep the name",
         ),
         "nan to num": (
             _norm(statistics=lambda x: _one_pass(x, lambda v: v.clamp(min=1e-3))),
@@ -333,7 +333,7 @@ def test_exercise_7_by_inheritance():
     assert passed, said
     exec(SUPER.format(more=""), names)
     passed, said = verdict(checks.sound_layer, names["Repaired7"])
-    assert not passed and "derive from nn.Module" in said
+    assert not passed and "or `del` it first" in said
 
 
 class WholeState(_ema(_taken_over)):

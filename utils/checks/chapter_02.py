@@ -72,7 +72,7 @@ def _nd_cases() -> dict[str, tuple]:
     double, float_ = torch.float64, torch.float32
     cases["eps not given, so 1e-5"] = ((5, 3, 4), (), ())
     cases["float32"] = ((6, 3, 4), (), (1e-2,), float_)
-    cases["x not contiguous"] = ((4, 5, 3), (), (1e-2,), double, "not contiguous")
+    cases["x not contiguous"] = ((4, 5, 3, 2), (), (1e-2,), double, "not contiguous")
     cases["no gradients asked"] = ((4, 3, 2, 2), (), (1e-2,), double, "plain")
     return cases
 

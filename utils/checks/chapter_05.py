@@ -76,7 +76,7 @@ def _highest(
     mean: Callable = lambda accuracy: accuracy.mean(1),
     near: Callable = lambda mean, best: mean >= best - 5,
     best: Callable = lambda mean, alive: mean[alive].max(),
-    choose: Callable = lambda rates, fine, mean: rates[fine].max(),
+    choose: Callable = lambda rates, fine, mean: rates[fine].max(initial=rates.min()),
     before: Callable = lambda accuracy, diverged: accuracy,
 ) -> Callable:
     """A right answer, with a part exchanged."""
@@ -119,7 +119,7 @@ def _stops_at_a_dip(rates, fine, mean):
         ),
         "that stops at the first rate that is not usable: there may be usable ones "
         "beyond": _highest(choose=_stops_at_a_dip),
-        "a diverged run is no accuracy of 0: its rate is out": _highest(
+        "a rate is out as soon as one seed diverged, however the others do": _highest(
             alive=lambda diverged: np.full(len(diverged), True),
             before=lambda accuracy, diverged: np.where(diverged, 0, accuracy),
         ),

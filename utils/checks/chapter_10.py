@@ -514,7 +514,7 @@ ADAPT_HINTS = {
     "*track_running_stats": "it leaves track_running_stats off",
     "the number of hooks": "it leaves hooks on the layers: remove them",
     "*.p": "a dropout has another rate than before: restore it",
-    "*running_*": "that is not what x gives: is dropout off, are the layers before it "
+    "measured*": "that is not what x gives: is dropout off, are the layers before it "
     "measured on x too, and is the layer in train mode for x?",
 }
 
@@ -607,4 +607,5 @@ def adapt(answer: Callable, name: str, mode: str, more: str) -> dict:
     }
     state = dict(state_of(model))
     seen |= {k: v for k, v in state.items() if k not in measured}
-    return seen | {k: state[k] for k in sorted(measured) if "num_batches" not in k}
+    kept = sorted(name for name in measured if "num_batches" not in name)
+    return seen | {f"measured in {name}": state[name] for name in kept}

@@ -15,6 +15,7 @@ from utils.checks.framework import (
     expect,
     expect_written,
     same,
+    same_numbers,
 )
 from utils.checks.modules import fill, hooks, settings_of
 from utils.data import Split
@@ -23,7 +24,8 @@ from utils.training import batches
 
 def _make(answer: Callable, *arguments: object, **settings: object) -> nn.Module:
     try:
-        layer = answer.function(*arguments, **settings)
+        with same_numbers():
+            layer = answer.function(*arguments, **settings)
     except TypeError as error:
         expect(False, f"it cannot be made with the patient's arguments: {error}")
     except KeyError as error:

@@ -23,6 +23,7 @@ PLACES = [torch, nn, nn.init, F, torch.autograd, torch.optim, np, math, os, copy
 PLACES += [builtins, torch.Tensor, nn.Module, _BatchNorm, nn.SyncBatchNorm]
 PLACES += [nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.Dropout, nn.Linear]
 KINDS = (types.FunctionType, types.BuiltinFunctionType, type, np.ufunc)
+KINDS += (type(np.allclose),)
 HOMES = tuple(os.path.dirname(package.__file__) for package in (torch, np))
 
 # name: how to read it, how to set it
@@ -36,6 +37,18 @@ SETTINGS = {
     ),
     "the working folder": (os.getcwd, os.chdir),
 }
+
+
+def read_settings() -> dict[str, object]:
+    return {name: read() for name, (read, _) in SETTINGS.items()}
+
+
+def set_back(settings: dict[str, object]) -> list[str]:
+    """Put the settings back; the names of those that were changed."""
+    changed = [n for n, (read, _) in SETTINGS.items() if read() != settings[n]]
+    for name in changed:
+        SETTINGS[name][1](settings[name])
+    return changed
 
 
 def _functions(place: object) -> dict[str, object]:
@@ -79,21 +92,12 @@ class World:
 
     def __init__(self, functions: list[dict] = FIRST) -> None:
         self.functions = functions
-        self.settings = {name: read() for name, (read, _) in SETTINGS.items()}
+        self.settings = read_settings()
         self.environment = dict(os.environ)
-
-    def set_back(self) -> list[str]:
-        """Put the settings back; the names of those that were changed."""
-        changed = []
-        for name, (read, write) in SETTINGS.items():
-            if read() != self.settings[name]:
-                write(self.settings[name])
-                changed.append(name)
-        return changed
 
     def restore(self) -> list[str]:
         """Put all of it back; the names of what was changed."""
-        changed = self.set_back()
+        changed = set_back(self.settings)
         for place, functions in zip(PLACES, self.functions, strict=True):
             changed += _put_back(place, functions)
         if dict(os.environ) != self.environment:

@@ -34,11 +34,14 @@ def hooks(model: nn.Module) -> int:
     return sum(map(len, tables))
 
 
-def settings_of(model: nn.Module) -> dict[str, object]:
-    """Plain attributes of all layers, such as eps, p and momentum; no modes."""
+def settings_of(model: nn.Module, deep: bool = True) -> dict[str, object]:
+    """Plain attributes of all layers, such as eps, p and momentum; no modes.
+
+    deep: of the layers inside, too.
+    """
     return {
         f"{path or 'the layer itself'}.{name}": value
-        for path, module in model.named_modules()
+        for path, module in (model.named_modules() if deep else [("", model)])
         for name, value in vars(module).items()
         if not name.startswith("_") and name != "training" and _plain(value)
     }

@@ -131,6 +131,17 @@ def test_a_setting_of_the_process_is_put_back_and_refused(name):
     assert state() == before
 
 
+def test_an_experiment_may_set_threads_and_environment():
+    def answer(depth):  # as `train_conditions` does in one process
+        torch.set_num_threads(2)
+        os.environ["COURSE_PROGRESS"] = "0"
+        return np.linspace(-1, 1, 12) + {2: 2.5, 20: 19}[depth]
+
+    before = torch.get_num_threads(), dict(os.environ)
+    assert verdict(checks.lead, answer)[0]
+    assert (torch.get_num_threads(), dict(os.environ)) == before
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("on", [True, False])
 def test_the_notebook_may_have_its_own_settings(dtype, on):

@@ -1,11 +1,11 @@
 """Checks of chapter 00, a first look."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import stats
 
-from utils.checks.framework import check, expect, expect_written, mean_difference
+from utils.checks.framework import Measured, Wrong, check, expect, expect_written
 
 SHALLOW, DEEP = 2, 20
 # Means over 12 seeds, with room for other seeds, rates and a few updates more:
@@ -13,96 +13,128 @@ SHALLOW, DEEP = 2, 20
 SHALLOW_LEAD, DEEP_LEAD = (-1.5, 9), (2, 45)
 
 
-def _ends(mean: float, error: float) -> np.ndarray:
-    return np.array([mean, mean - error, mean + error])
+def _interval(
+    error: Callable = lambda a, b, n: (a - b).std(ddof=1) / np.sqrt(n),
+    factor: Callable = lambda n: stats.t.ppf(0.975, n - 1),
+    order: Sequence[int] = (0, 1, 2),
+    sign: int = 1,
+) -> Callable:
+    """A right answer, with a part exchanged."""
+
+    def answer(a: np.ndarray, b: np.ndarray) -> tuple:
+        n, mean = len(a), sign * (a - b).mean()
+        half = factor(n) * error(a, b, n)
+        numbers = mean, mean - half, mean + half
+        return tuple(numbers[k] for k in order)
+
+    return answer
 
 
-@check
-def paired_interval(answer: Callable) -> str:
+def _apart(a: np.ndarray, b: np.ndarray, n: int) -> float:
+    return np.sqrt((a.var(ddof=1) + b.var(ddof=1)) / n)
+
+
+@check(
+    praise="right for 2 to 24 seeds, alike and unlike",
+    cases={
+        f"{n} seeds of spread {spread:g}, {lead:g} apart": (n, spread, lead)
+        for n, spread, lead in [
+            (12, 6.0, 3.0),
+            (12, 0.0, 3.0),
+            (5, 2.0, -4.0),
+            (24, 1.0, 0.2),
+            (2, 3.0, 1.0),
+        ]
+    },
+    tolerance=(1e-6, 1e-9),
+    hints={"the given scores": "it changes the scores that it was given: leave them"},
+    right={"by hand": _interval()},
+    mistakes={
+        "the difference is a minus b": _interval(sign=-1),
+        "take the difference seed by seed first; what both nets of a seed share must "
+        "cancel": _interval(_apart),
+        "take the difference seed by seed first, and then one interval with n - 1 "
+        "degrees of freedom": _interval(
+            _apart, lambda n: stats.t.ppf(0.975, 2 * n - 2)
+        ),
+        "divide the standard deviation by the root of the number of seeds: this is for "
+        "the mean, not for one more seed": _interval(
+            lambda a, b, n: (a - b).std(ddof=1)
+        ),
+        "divide by the root of n, not by n": _interval(
+            lambda a, b, n: (a - b).std(ddof=1) / n
+        ),
+        "1.96 is for many seeds; with few, Student's t is wider": (
+            _interval(factor=lambda n: stats.norm.ppf(0.975)),
+            _interval(factor=lambda n: 1.96),
+            _interval(factor=lambda n: 2.0),
+        ),
+        "the standard deviation of a sample divides by n - 1 (ddof=1)": _interval(
+            lambda a, b, n: (a - b).std() / np.sqrt(n)
+        ),
+        "one error on each side: t for n - 1 degrees of freedom, n seeds": _interval(
+            factor=lambda n: stats.t.ppf(0.975, n)
+        ),
+        "95 % inside leave 2.5 % on each side: t at 0.975": _interval(
+            factor=lambda n: stats.t.ppf(0.95, n - 1)
+        ),
+        "in this order: mean, low, high": _interval(order=(0, 2, 1)),
+        "in this order: mean, then low, then high": _interval(order=(1, 0, 2)),
+    },
+)
+def paired_interval(answer: Callable, n: int, spread: float, lead: float) -> dict:
     """Exercise 0.1: mean and 95 % interval of a difference, paired by seed."""
-    rng = np.random.default_rng(0)
-    for n, spread in ((12, 6.0), (12, 0.0), (5, 2.0), (24, 1.0)):
-        common = 80 + spread * rng.normal(size=n)  # what both nets share
-        a = common + 3 + rng.normal(size=n)
-        b = common + rng.normal(size=n)
-        result = answer(a.copy(), b.copy())
-        expect_written(result)
-        try:
-            result = np.array([float(x) for x in result])
-        except TypeError:
-            result = np.array([])
-        expect(len(result) == 3, "return three numbers: mean, low, high")
-        difference = a - b
-        mean, sd = difference.mean(), difference.std(ddof=1)
-        factor, root = stats.t.ppf(0.975, n - 1), np.sqrt(n)
-        right = _ends(mean, factor * sd / root)
-        if np.allclose(result, right, rtol=1e-6):
-            continue
-        apart = np.sqrt((a.var(ddof=1) + b.var(ddof=1)) / n)
-        mistakes = {
-            "the difference is a minus b": _ends(-mean, factor * sd / root),
-            "take the difference seed by seed first; what both nets of a seed "
-            "share must cancel": _ends(mean, factor * apart),
-            "take the difference seed by seed first, and then one interval "
-            "with n - 1 degrees of freedom": (
-                _ends(mean, stats.t.ppf(0.975, 2 * n - 2) * apart)
-            ),
-            "divide the standard deviation by the root of the number of seeds: "
-            "the interval is for the mean, not for one more seed": (
-                _ends(mean, factor * sd)
-            ),
-            "divide by the root of n, not by n": _ends(mean, factor * sd / n),
-            "1.96 is for many seeds; with few, Student's t is wider": (
-                _ends(mean, stats.norm.ppf(0.975) * sd / root)
-            ),
-            "the standard deviation of a sample divides by n - 1 (ddof=1)": (
-                _ends(mean, factor * difference.std() / root)
-            ),
-            "one error on each side: t for n - 1 degrees of freedom, n seeds": (
-                _ends(mean, stats.t.ppf(0.975, n) * sd / root)
-            ),
-            "95 % inside leave 2.5 % on each side: t at 0.975": (
-                _ends(mean, stats.t.ppf(0.95, n - 1) * sd / root)
-            ),
-            "in this order: mean, low, high": right[[0, 2, 1]],
-            "in this order: mean, then low, then high": right[[1, 0, 2]],
-        }
-        for hint, wrong in mistakes.items():
-            expect(not np.allclose(result, wrong, rtol=2e-3), hint)
-        text = ", ".join(f"{x:.3f}" for x in right)
-        expect(False, f"for {n} seeds expected {text}; got {result.round(3)}")
-    return "right for 5, 12 and 24 seeds, alike and unlike"
+    common = 80 + spread * np.random.normal(size=n)  # what both nets share
+    given = [
+        common + lead + np.random.normal(size=n),
+        common + np.random.normal(size=n),
+    ]
+    before = [scores.copy() for scores in given]
+    result = answer(*given)
+    expect_written(result)
+    try:
+        numbers = [float(x) for x in result]
+    except TypeError:
+        numbers = []
+    expect(len(numbers) == 3, "return three numbers: mean, low, high")
+    unchanged = all((a == b).all() for a, b in zip(given, before, strict=True))
+    seen = dict(zip(("the mean", "the low end", "the high end"), numbers))
+    return seen | {"the given scores": bool(unchanged)}
 
 
-@check
-def lead(answer: Callable) -> str:
-    """Exercise 0.2: BN's lead at 2 and at 20 layers, by its numbers alone."""
-    means = {}
-    for depth in (SHALLOW, DEEP):
-        means[depth] = mean_difference(answer(depth), "choose lower rates")
-    shallow, deep = means[SHALLOW], means[DEEP]
-    expect(
-        shallow < 30,
-        f"{shallow:.0f} and {deep:.0f}: these look like accuracies; return the "
-        "difference between the nets with and without BN",
-    )
-    expect(
-        max(abs(shallow), abs(deep)) > 1.2,
-        f"{shallow:.2f} and {deep:.2f}: measure in points, with accuracy in %",
-    )
-    expect(
-        deep > -5, "BN minus no BN, in this order: the lead at 20 layers is negative"
-    )
-    expect(
-        deep != shallow,
-        f"{shallow:.1f} points at 2 layers and {deep:.1f} at 20: does the depth "
-        "reach `dense`, and does each net get its own rate, after 50 updates?",
-    )
-    for depth, (low, high) in ((SHALLOW, SHALLOW_LEAD), (DEEP, DEEP_LEAD)):
-        expect(
-            low < means[depth] < high,
-            f"{means[depth]:.1f} points at {depth} layers; we expect {low} to {high} "
-            "after 50 updates in batches of 32, each net at the rate that is best "
-            "on the validation images",
-        )
-    return f"{shallow:.1f} points at 2 layers, {deep:.1f} at 20"
+lead = Measured(
+    "lead",  # exercise 0.2: BN's lead at 2 and at 20 layers
+    calls=[(SHALLOW,), (DEEP,)],
+    ranges=[
+        (f"at {SHALLOW} layers", *SHALLOW_LEAD),
+        (f"at {DEEP} layers", *DEEP_LEAD),
+    ],
+    said="{:.1f} points at 2 layers, {:.1f} at 20",
+    asked="after 50 updates in batches of 32, each net at the rate that is best on the "
+    "validation images",
+    right=[(2.5, 19), (4.5, 28), (0.8, 15)],
+    wrong=[
+        Wrong(
+            "these look like accuracies; return the difference between the nets with "
+            "and without BN",
+            lambda a, b: a >= 30,
+            (94.6, 66),
+        ),
+        Wrong(
+            "measure in points, with accuracy in %",
+            lambda a, b: max(abs(a), abs(b)) <= 1.2,
+            (0.025, 0.19),
+        ),
+        Wrong(
+            "BN minus no BN, in this order: the lead at 20 layers is negative",
+            lambda a, b: b <= -5,
+            (-2.5, -19),
+        ),
+        Wrong(
+            "does the depth reach `dense`, and does each net get its own rate, after "
+            "50 updates?",
+            lambda a, b: a == b,
+            (12, 12),
+        ),
+    ],
+)

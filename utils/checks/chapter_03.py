@@ -2,217 +2,242 @@
 
 import copy
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from utils.checks.framework import check, expect, expect_written
+from utils.checks.framework import (
+    Measured,
+    Wrong,
+    check,
+    expect,
+    expect_written,
+    same,
+)
+from utils.checks.modules import settings_of
 
 
-def _close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-6, atol=1e-9)
+def _operations(y: Tensor) -> set[str]:
+    """The names of the operations in the graph behind y."""
+    names, nodes = set(), [y.grad_fn]
+    while nodes:
+        node = nodes.pop()
+        if node is not None:
+            names.add(node.name())
+            nodes += [earlier for earlier, _ in node.next_functions]
+    return names
 
 
-def _output(result: object, right: torch.Tensor) -> torch.Tensor:
-    expect_written(result)
-    expect(
-        isinstance(result, torch.Tensor) and result.shape == right.shape,
-        f"it should return the normalised x, a tensor of shape {tuple(right.shape)}; "
-        f"got {tuple(getattr(result, 'shape', ())) or type(result).__name__}",
+def _norm(
+    used: int = 0,
+    stored: int = 1,
+    weight: Callable = lambda m: m,
+    eps_of: Callable = lambda eps: eps,
+    by: Callable = lambda var, eps: torch.sqrt(var + eps),
+    store: Callable = lambda var: var,
+    mode: Callable = lambda training: training,
+    batch: Callable = lambda training: training,
+    detach: bool = True,
+    cut: bool = False,
+    then: Callable = lambda x, mean, var: None,
+    default: float = 0.1,
+) -> Callable:
+    """A right answer, with a part exchanged."""
+
+    def answer(x, running_mean, running_var, training, momentum=default, eps=1e-5):
+        mean, var = running_mean, running_var
+        if batch(training):
+            mean, var = x.mean(0), ((x - x.mean(0)) ** 2).sum(0) / max(len(x) - used, 1)
+        if mode(training) and len(x) > 1:
+            m, new = weight(momentum), (x.mean(0), store(x.var(0, correction=stored)))
+            new = [t.detach() if detach else t for t in new]
+            running_mean.mul_(1 - m).add_(m * new[0])
+            running_var.mul_(1 - m).add_(m * new[1])
+        if cut:
+            mean, var = mean.detach(), var.detach()
+        y = (x - mean) / by(var, eps_of(eps))
+        then(x, running_mean, running_var)
+        return y
+
+    return answer
+
+
+def _rebound(x, running_mean, running_var, training, momentum=0.1, eps=1e-5):
+    """Assigns to the names, so that the caller's tensors stay."""
+    return _norm()(
+        x, running_mean.clone(), running_var.clone(), training, momentum, eps
     )
-    return result
 
 
-def _expect_memory(
-    mean: torch.Tensor, var: torch.Tensor, x: torch.Tensor, m: float
-) -> None:
-    """Both running tensors, after one update with x from `start`."""
-    start_mean, start_var = torch.full_like(mean, 0.5), torch.full_like(var, 2.0)
-    expect(
-        not (_close(mean, start_mean) and _close(var, start_var)),
-        "the running tensors did not change: update them in place, "
-        "running_mean.mul_(…).add_(…)",
-    )
-    batch_mean, biased = x.mean(0), x.var(0, correction=0)
-    unbiased = x.var(0, correction=1)
-    expect(
-        not _close(mean, m * start_mean + (1 - m) * batch_mean),
-        "the momentum is the other way round: in PyTorch it is the weight of "
-        "the new batch, and 1 - momentum that of the past",
-    )
-    right = (1 - m) * start_mean + m * batch_mean
-    expect(
-        _close(mean, right),
-        f"with momentum {m} a running mean of 0.5 and a batch mean of "
-        f"{batch_mean[0]:.6f} give {right[0]:.6f}, yours gives {mean[0]:.6f}",
-    )
-    expect(
-        not _close(var, (1 - m) * start_var + m * biased),
-        "the running variance stores the biased variance: what is stored is "
-        "divided by N - 1",
-    )
-    expect(
-        not _close(var, (1 - m) * start_var + m * unbiased.sqrt()),
-        "you store the standard deviation: running_var is a variance",
-    )
-    right = (1 - m) * start_var + m * unbiased
-    expect(
-        _close(var, right),
-        f"with momentum {m} a running variance of 2 and an unbiased batch variance "
-        f"of {unbiased[0]:.6f} give {right[0]:.6f}, yours gives {var[0]:.6f}",
-    )
+def _memory_first(x, running_mean, running_var, training, momentum=0.1, eps=1e-5):
+    """Normalises with the running tensors in training, too."""
+    _norm()(x, running_mean, running_var, training, momentum, eps)
+    return (x - running_mean.clone()) / torch.sqrt(running_var.clone() + eps)
 
 
-def _expect_normalised(y: torch.Tensor, x: torch.Tensor, eps: float) -> None:
-    centred = x - x.mean(0)
-    wrong = {
-        "to normalise, the variance is divided by N (biased); N - 1 is for storing": (
-            centred / torch.sqrt(x.var(0, correction=1) + eps)
+def _without_gradients(*arguments):
+    with torch.no_grad():
+        return _norm()(*arguments)
+
+
+def _grad_decides(training: bool) -> bool:
+    return training and torch.is_grad_enabled()
+
+
+UNBIASED = "to normalise, the variance is divided by N (biased); N - 1 is for storing"
+OWN = "it uses PyTorch's own batch norm: write the mean and the variance yourself"
+NO_GRAPH = (
+    "the running tensors carry the autograd graph along, which grows with each batch: "
+    "detach what you store"
+)
+CUT = (
+    "the output is right, but its gradient is not: the mean and the variance of the "
+    "batch depend on x, so do not detach them in the normalisation"
+)
+IN_PLACE = (
+    "the running tensors did not change: update them in place, "
+    "running_mean.mul_(…).add_(…)"
+)
+
+
+def _memory_cases() -> dict[str, tuple]:
+    sizes = [(5, 0.1, 1e-5), (8, 0.3, 1e-2), (2, 0.01, 1e-5), (5, 0.7, 0.3)]
+    double, cases = torch.float64, {}
+    for n, m, eps in sizes:
+        for training in (True, False):
+            name = f"training={training}, batch {n}, momentum {m:g}, eps {eps:g}"
+            cases[name] = (n, training, (m, eps), double, "")
+    cases["training=True under torch.no_grad()"] = (6, True, (0.2, 1e-2), double, "off")
+    cases["training=False, one example"] = (1, False, (0.2, 1e-2), double, "")
+    cases["momentum and eps not given, so 0.1 and 1e-5"] = (5, True, (), double, "")
+    cases["float32"] = (16, True, (0.2, 1e-2), torch.float32, "")
+    cases["x not contiguous"] = (6, True, (0.2, 1e-2), double, "strided")
+    return cases
+
+
+@check(
+    praise="output, gradient and memory are PyTorch's, in both modes",
+    cases=_memory_cases(),
+    tolerance=(1e-6, 1e-9),
+    hints={
+        "x": "it changes x itself: only the running tensors may change",
+        "the graph of the memory": NO_GRAPH,
+        "whether the output has a gradient": "the output has no gradient: normalise "
+        "outside of torch.no_grad()",
+        "the gradient": CUT,
+    },
+    right={"by the definition": _norm()},
+    mistakes={
+        "the variance that is stored is divided by N - 1, not by N": _norm(stored=0),
+        UNBIASED: (_norm(used=1), _norm(used=1, stored=0)),
+        "you store the standard deviation: running_var is a variance": _norm(
+            store=torch.sqrt
         ),
-        "eps is added to the variance, under the root, not to its root": (
-            centred / (x.std(0, correction=0) + eps)
+        "the momentum is the other way round: in PyTorch it is the weight of the new "
+        "batch, and 1 - momentum that of the past": _norm(weight=lambda m: 1 - m),
+        "the momentum is fixed: use the one that was given": _norm(
+            weight=lambda m: 0.1
         ),
-        "eps is missing, or not the one that was given": (
-            centred / x.std(0, correction=0)
+        "without momentum and eps it should use 0.1 and 1e-5": _norm(default=0.9),
+        IN_PLACE: (_rebound, _norm(mode=lambda training: False)),
+        "with training=False the running tensors must stay as they are": _norm(
+            mode=lambda training: True
         ),
-        "eps is fixed: use the one that was given": (
-            centred / torch.sqrt(x.var(0, correction=0) + 1e-5)
+        "with training=False it still normalises with the batch: use the running "
+        "tensors": _norm(batch=lambda training: True),
+        "with training=True it normalises with the running tensors: use the batch": (
+            _norm(batch=lambda training: False),
+            _memory_first,
         ),
-    }
-    right = F.batch_norm(x, None, None, training=True, eps=eps)
-    for hint, output in wrong.items():
-        expect(_close(output, right) or not _close(y, output), hint)
-    expect(
-        _close(y, right),
-        "with training=True, x is normalised with the mean and the biased "
-        "variance of the batch, one for each channel; your output differs",
-    )
-
-
-@check
-def norm_with_memory(answer: Callable) -> str:
+        "under torch.no_grad() it behaves as in evaluation: the argument training "
+        "decides, not whether gradients are on": _norm(
+            mode=_grad_decides, batch=_grad_decides
+        ),
+        "eps is added to the variance, under the root, not to its root": _norm(
+            by=lambda var, eps: var.sqrt() + eps
+        ),
+        "eps is missing": _norm(eps_of=lambda eps: 0.0),
+        "eps is fixed: use the one that was given": _norm(eps_of=lambda eps: 1e-5),
+        NO_GRAPH: _norm(detach=False),
+        CUT: _norm(cut=True),
+        "the output has no gradient: normalise outside of torch.no_grad()": (
+            _without_gradients
+        ),
+        "it changes x itself: only the running tensors may change": _norm(
+            then=lambda x, *_: x.data.sub_(1)
+        ),
+    },
+)
+def norm_with_memory(
+    answer: Callable, n: int, training: bool, more: tuple, dtype: torch.dtype, how: str
+) -> dict:
     """Exercise 3.1: BN over (batch, channels) with running statistics."""
-    for n, m, eps in [(5, 0.1, 1e-5), (8, 0.3, 1e-2), (2, 0.01, 1e-5), (5, 0.1, 1e-2)]:
-        x = (3 + 2 * torch.randn(n, 5, dtype=torch.float64)).requires_grad_()
-        weights = torch.randn(n, 5, dtype=torch.float64)
-        start = [
-            torch.full((5,), 0.5, dtype=torch.float64),
-            torch.full((5,), 2.0, dtype=torch.float64),
-        ]
-        mean, var = (t.clone() for t in start)
-        given = x.detach().clone()
-        y = _output(answer(x, mean, var, True, m, eps), x)
-        expect(
-            torch.equal(x.detach(), given),
-            "it changes x itself: only the running tensors may change",
-        )
-        expect(
-            mean.grad_fn is None and not mean.requires_grad and not var.requires_grad,
-            "the running tensors carry the autograd graph along, which grows "
-            "with each batch: detach what you store",
-        )
-        plain = x.detach()
-        _expect_normalised(y.detach(), plain, eps)
-        _expect_memory(mean, var, plain, m)
-
-        reference = plain.clone().requires_grad_()
-        F.batch_norm(reference, None, None, training=True, eps=eps).mul(
-            weights
-        ).sum().backward()
-        expect(
-            y.requires_grad,
-            "the output has no gradient: normalise outside of torch.no_grad()",
-        )
-        y.mul(weights).sum().backward()
-        expect(
-            torch.allclose(x.grad, reference.grad, rtol=1e-5, atol=1e-8),
-            "the output is right, but its gradient is not: the mean and the "
-            "variance of the batch depend on x, so do not detach them in the "
-            "normalisation",
-        )
-
-        mean, var = (t.clone() for t in start)
-        with torch.no_grad():
-            y = _output(answer(plain.clone(), mean, var, True, m, eps), x)
-        expect(
-            _close(y, F.batch_norm(plain, None, None, training=True, eps=eps))
-            and not _close(mean, start[0]),
-            "under torch.no_grad() it behaves as in evaluation: the argument "
-            "training decides, not whether gradients are on",
-        )
-
-        mean, var = (t.clone() for t in start)
-        y = _output(answer(x.detach().requires_grad_(), mean, var, False, m, eps), x)
-        expect(
-            torch.equal(mean, start[0]) and torch.equal(var, start[1]),
-            "with training=False the running tensors must stay as they are",
-        )
-        right = (plain - start[0]) / torch.sqrt(start[1] + eps)
-        expect(
-            not _close(
-                y.detach(), F.batch_norm(plain, None, None, training=True, eps=eps)
-            ),
-            "with training=False it still normalises with the batch: use the "
-            "running tensors",
-        )
-        expect(
-            _close(y.detach(), right),
-            "with training=False the output is (x - running_mean) / "
-            "sqrt(running_var + eps); yours differs",
-        )
-        alone = answer(plain[:1], mean, var, False, m, eps)
-        expect(
-            _close(_output(alone, plain[:1]), right[:1]),
-            "with training=False it must work for one example alone",
-        )
-    defaults = torch.zeros(5, dtype=torch.float64), torch.ones(5, dtype=torch.float64)
-    y = _output(answer(plain, *defaults, True), plain)
+    x = 3 + 2 * torch.randn(5, n, dtype=dtype)
+    x = x.T if how == "strided" else x.T.contiguous()
+    weights, given = torch.randn(n, 5, dtype=dtype), x.clone()
+    memory = torch.full((5,), 0.5, dtype=dtype), torch.full((5,), 2.0, dtype=dtype)
+    x.requires_grad_()
+    with torch.set_grad_enabled(how != "off"):
+        y = answer(x, *memory, training, *more)
+    expect_written(y)
     expect(
-        _close(y, F.batch_norm(plain, None, None, training=True))
-        and _close(defaults[0], 0.1 * plain.mean(0)),
-        "without momentum and eps it should use 0.1 and 1e-5",
+        isinstance(y, Tensor) and y.shape == x.shape,
+        f"it should return the normalised x, a tensor of shape {tuple(x.shape)}; got "
+        f"{tuple(getattr(y, 'shape', ())) or type(y).__name__}",
     )
-    return "output, gradient and memory are PyTorch's, in both modes"
+    expect(not any("BatchNorm" in name for name in _operations(y)), OWN)
+    seen = {
+        "x": same(x.detach(), given),
+        "the graph of the memory": [m.requires_grad for m in memory],
+        "the output": y,
+        "the running mean": memory[0].detach().clone(),
+        "the running variance": memory[1].detach().clone(),
+        "whether the output has a gradient": y.requires_grad,
+    }
+    if y.requires_grad:
+        (y * weights).sum().backward()
+        seen["the gradient"] = x.grad
+    return seen
 
 
-BATCH_NORMS = nn.modules.batchnorm._BatchNorm  # of PyTorch, all of them
+class _NormalHead(nn.Linear):
+    """No norm, whatever its name says."""
 
 
 def _dense() -> tuple[nn.Module, tuple]:
     inner = nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6), nn.ReLU())
-    layers = [nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.5), inner]
-    return nn.Sequential(*layers, nn.Linear(6, 3)), (16, 4)
+    layers = [nn.Linear(4, 6), nn.BatchNorm1d(6, eps=1e-2), nn.Dropout(0.5), inner]
+    return nn.Sequential(*layers, nn.LayerNorm(6), _NormalHead(6, 3)), (16, 4)
 
 
 def _conv() -> tuple[nn.Module, tuple]:
     body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
-    return nn.Sequential(body, nn.Flatten(), nn.Linear(64, 3)), (8, 1, 6, 6)
+    memory = nn.InstanceNorm2d(4, affine=True, track_running_stats=True)
+    rest = [nn.GroupNorm(2, 4), memory, nn.Flatten(), nn.Linear(64, 3)]
+    return nn.Sequential(body, *rest), (8, 1, 6, 6)
 
 
 def _volume() -> tuple[nn.Module, tuple]:
-    layers = [nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2), nn.Flatten(), nn.Linear(16, 3)]
-    return nn.Sequential(*layers), (8, 1, 3, 3, 3)
+    layers = [nn.Conv3d(1, 2, 2), nn.BatchNorm3d(2, momentum=0.5), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(16, 3)), (8, 1, 3, 3, 3)
 
 
 def _synced() -> tuple[nn.Module, tuple]:
-    model, shape = _conv()
+    model, shape = _volume()
     return nn.SyncBatchNorm.convert_sync_batchnorm(model), shape
 
 
-def _others(model: nn.Module, names: set[str]) -> dict[str, torch.Tensor]:
-    return {
-        name: p.detach().clone()
-        for name, p in model.named_parameters()
-        if name.rpartition(".")[0] not in names
-    }
+def _alone() -> tuple[nn.Module, tuple]:
+    return nn.BatchNorm1d(3), (8, 3)
 
 
 def _train(model: nn.Module, shape: tuple, steps: int, shift: float) -> None:
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1
-    )
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=0.1, momentum=0.9, weight_decay=0.1)
     for _ in range(steps):
         x, y = shift + 2 * torch.randn(shape), torch.randint(3, shape[:1])
         optimizer.zero_grad()
@@ -220,185 +245,291 @@ def _train(model: nn.Module, shape: tuple, steps: int, shift: float) -> None:
         optimizer.step()
 
 
-@check
-def freeze_batch_norm(answer: Callable) -> str:
+def _norms(model: nn.Module) -> list[nn.Module]:
+    return [m for m in model.modules() if isinstance(m, _BatchNorm)]
+
+
+def _freeze(
+    frozen: Callable = _norms,
+    fixed: Callable = lambda layer: list(layer.parameters()),
+    then: Callable = lambda model: None,
+    keep: bool = True,
+) -> Callable:
+    """A right answer, with a part exchanged. keep: also after model.train()."""
+
+    def train(model: nn.Module, mode: bool = True) -> nn.Module:
+        type(model).train(model, mode)
+        for layer in frozen(model):
+            layer.training = False
+            for p in fixed(layer):
+                p.requires_grad_(False)
+        return model
+
+    def answer(model: nn.Module) -> nn.Module:
+        if keep:
+            model.train = partial(train, model)
+        train(model, model.training)
+        then(model)
+        return model
+
+    return answer
+
+
+def _layers_ignore_train(model: nn.Module) -> nn.Module:
+    for layer in _norms(model):
+        layer.requires_grad_(False).eval()
+        layer.train = lambda mode=True, layer=layer: layer
+    return model
+
+
+def _before_each_call(model: nn.Module) -> nn.Module:
+    for layer in _norms(model):
+        layer.requires_grad_(False)
+        layer.register_forward_pre_hook(lambda layer, inputs: layer.eval() and None)
+    return model
+
+
+def _momentum_zero(model: nn.Module) -> nn.Module:
+    for layer in _norms(model):
+        layer.requires_grad_(False).momentum = 0.0
+    return model
+
+
+def _no_tracking(model: nn.Module) -> nn.Module:
+    for layer in _norms(model):
+        layer.requires_grad_(False).track_running_stats = False
+    return model
+
+
+def _cut_off(model: nn.Module) -> None:
+    for layer in _norms(model):
+        layer.register_forward_hook(lambda layer, inputs, output: output.detach())
+
+
+def _dropout_too(model: nn.Module) -> list[nn.Module]:
+    return [m for m in model.modules() if isinstance(m, (nn.Dropout, _BatchNorm))]
+
+
+def _by_name(model: nn.Module) -> list[nn.Module]:
+    return [m for m in model.modules() if "Norm" in type(m).__name__]
+
+
+def _of_kind(*kinds: type) -> Callable:
+    return lambda model: [m for m in _norms(model) if isinstance(m, kinds)]
+
+
+MOVES = (
+    "the stored statistics of a BN layer change after model.train(): "
+    "requires_grad=False does not stop them, and model.train() turns the layer back on"
+)
+CONVERTED = (
+    "after SyncBatchNorm.convert_sync_batchnorm and model.train() the layers change "
+    "again: conversion has put new ones in their place, which know nothing of what you "
+    "did to the old; the model itself stays"
+)
+BATCH = (
+    "after model.train() the BN layers normalise with the batch: they should go on "
+    "using the stored statistics"
+)
+LEARNS = "γ or β of a BN layer changed: it still gets gradients"
+OTHERS = (
+    "other layers do not train any more: only BN layers are to be frozen, and "
+    "gradients must pass through them"
+)
+OBEY = (
+    "after model.train(mode) a layer that is no BN layer does not obey, or has other "
+    "flags than before: only the subclasses of _BatchNorm are to stay in their mode"
+)
+RESET = "freezing itself changed what a BN layer has learnt: keep it"
+ROOT = (
+    "a model that is a BN layer itself is not frozen: model.modules() begins with the "
+    "model"
+)
+
+
+@check(
+    praise="statistics, γ and β stay, model.train() or not, and the rest trains",
+    cases={
+        "a dense net": (_dense, False),
+        "a conv net": (_conv, False),
+        "BatchNorm3d": (_volume, False),
+        "SyncBatchNorm": (_synced, False),
+        "a BN layer alone": (_alone, False),
+        "a conv net, then convert_sync_batchnorm": (_conv, True),
+    },
+    tolerance=(1e-4, 1e-5),
+    hints={
+        "what BN has learnt": RESET,
+        "the others": OTHERS,
+        "the statistics*": MOVES,
+        "γ and β*": LEARNS,
+        "the modes of other layers*": OBEY,
+        "the flags of other parameters": OBEY,
+        "the output*": BATCH,
+        "the settings of other layers": "it changes the settings of other layers",
+    },
+    right={"the model's own train": _freeze()},
+    mistakes={
+        ROOT: _freeze(
+            frozen=lambda model: [m for m in _norms(model) if m is not model]
+        ),
+        CONVERTED: (_layers_ignore_train, _before_each_call),
+        MOVES: (
+            lambda model: model,
+            _freeze(keep=False),
+            _freeze(frozen=_of_kind(nn.BatchNorm1d)),
+            _freeze(frozen=_of_kind(nn.BatchNorm2d)),
+            _freeze(frozen=_of_kind(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)),
+        ),
+        BATCH: (_momentum_zero, _no_tracking),
+        LEARNS: (
+            _freeze(fixed=lambda layer: []),
+            _freeze(fixed=lambda layer: [layer.weight]),
+        ),
+        OBEY: (_freeze(frozen=_dropout_too), _freeze(frozen=_by_name)),
+        OTHERS: (
+            _freeze(then=lambda model: model.requires_grad_(False)),
+            _freeze(then=_cut_off),
+        ),
+        RESET: _freeze(
+            then=lambda model: [m.reset_running_stats() for m in _norms(model)]
+        ),
+    },
+)
+def freeze_batch_norm(answer: Callable, make: Callable, convert: bool) -> dict:
     """Exercise 3.2: BN layers that stay frozen whatever mode is set."""
-    for make in (_dense, _conv, _volume, _synced):
-        model, shape = make()
-        _train(model, shape, 5, shift=0.0)
-        layers = {n for n, m in model.named_modules() if isinstance(m, BATCH_NORMS)}
-        before = {
-            f"{name}.{key}": getattr(model.get_submodule(name), key).detach().clone()
-            for key in ("running_mean", "running_var", "weight", "bias")
-            for name in sorted(layers)
-        }
-        result = answer(model)
-        expect_written(result)
-        expect(
-            isinstance(result, nn.Module), f"it should return the model, got {result!r}"
-        )
-        model = result
-        state = model.state_dict()
-        for name, value in before.items():
-            expect(
-                name not in state or torch.equal(state[name], value),
-                f"freezing itself changed {name}: keep what was learnt",
-            )
-        expect(
-            any(p.requires_grad for p in model.parameters()),
-            "no parameter is left to train: only BN layers are to be frozen",
-        )
-        others = _others(model, layers)
-        for _ in range(2):  # the second epoch's model.train()
-            model.train()
-            _train(model, shape, 3, shift=3.0)
-            _expect_frozen(model, before)
-            model.eval()
-        moved = _others(model, layers)
-        expect(
-            all(not torch.equal(moved[name], others[name]) for name in others),
-            "other layers do not train any more: only BN layers are to be frozen, "
-            "and gradients must pass through them",
-        )
-        _expect_modes(model, layers)
-        fresh, _ = make()
-        _train(fresh, shape, 5, shift=0.0)
-        right = copy.deepcopy(fresh).eval()
-        frozen = answer(fresh)
-        for module in frozen.train().modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-        x = 3 + 2 * torch.randn(shape)
-        with torch.no_grad():
-            expect(
-                torch.allclose(frozen(x), right(x), rtol=1e-4, atol=1e-5),
-                "after model.train() the BN layers normalise with the batch: they "
-                "should go on using the stored statistics",
-            )
-            expect(
-                torch.allclose(frozen.eval()(x), right(x), rtol=1e-4, atol=1e-5),
-                "in eval mode the model computes something else than before",
-            )
-    alone = answer(nn.BatchNorm1d(3)).train()
-    alone(5 + torch.randn(8, 3))
-    state = alone.state_dict()
-    expect(
-        "running_mean" not in state or not state["running_mean"].any(),
-        "a model that is a BN layer itself is not frozen: model.modules() begins "
-        "with the model",
-    )
-    _expect_survives_conversion(answer)
-    return "statistics, γ and β stay, model.train() or not, and the rest trains"
-
-
-def _expect_survives_conversion(answer: Callable) -> None:
-    """What SyncBatchNorm.convert_sync_batchnorm puts in is frozen, too."""
-    model, shape = _conv()
+    model, shape = make()
     _train(model, shape, 5, shift=0.0)
-    model = nn.SyncBatchNorm.convert_sync_batchnorm(answer(model))
-    layers = [m for m in model.modules() if isinstance(m, BATCH_NORMS)]
-    before = [copy.deepcopy(m.state_dict()) for m in layers]
-    model.train()
-    _train(model, shape, 3, shift=3.0)
-    for layer, old in zip(layers, before):
-        new = layer.state_dict()
-        expect(
-            all(torch.equal(new[name], old[name]) for name in old),
-            "after SyncBatchNorm.convert_sync_batchnorm and model.train() the "
-            "layers change again: conversion has put new ones in their place, "
-            "which know nothing of what you did to the old; the model itself stays",
-        )
+    x, right = 3 + 2 * torch.randn(shape), copy.deepcopy(model).eval()
+    paths = {n for n, m in model.named_modules() if isinstance(m, _BatchNorm)}
 
+    def inside(path: str) -> bool:
+        return any(not p or path == p or path.startswith(p + ".") for p in paths)
 
-def _expect_frozen(model: nn.Module, before: dict[str, torch.Tensor]) -> None:
-    state = model.state_dict()
-    for name, value in before.items():
-        if name not in state:  # another layer took its place: outputs are compared
-            continue
-        what = name.rpartition(".")[2]
-        if torch.equal(state[name], value):
-            continue
-        expect(
-            not what.startswith("running"),
-            f"{name} changed after model.train(): the statistics still move; "
-            "requires_grad=False does not stop them, and model.train() turns "
-            "the layer back on",
-        )
-        symbol = "γ" if what == "weight" else "β"
-        expect(False, f"{name} ({symbol}) changed: it still gets gradients")
+    def learnt(names: tuple[str, ...]) -> list[object]:
+        state = model.state_dict()  # another layer may have taken BN's place
+        keys = [f"{p}.{name}".strip(".") for p in sorted(paths) for name in names]
+        return [state.get(k, old[k]).clone() for k in keys]
 
+    def others() -> dict[str, nn.Module]:
+        return {n: m for n, m in model.named_modules() if not inside(n)}
 
-def _expect_modes(model: nn.Module, layers: set[str]) -> None:
+    old = copy.deepcopy(model.state_dict())
+    parts = ("running_mean", "running_var"), ("weight", "bias")
+    start = [learnt(names) for names in parts]
+    plain = [settings_of(m, deep=False) for m in others().values()]
+    result = answer(model)
+    expect_written(result)
+    expect(isinstance(result, nn.Module), f"it should return the model, got {result!r}")
+    model = result
+    seen: dict[str, object] = {"what BN has learnt": same(start, [*map(learnt, parts)])}
+    if convert:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    flags = {n: p.requires_grad for n, p in model.named_parameters() if not inside(n)}
+    before = {n: p.detach().clone() for n, p in model.named_parameters() if n in flags}
+    for epoch in (1, 2):  # the second epoch's model.train()
+        model.train()
+        if flags and any(flags.values()):
+            _train(model, shape, 3, shift=3.0)
+        else:
+            model(3 + 2 * torch.randn(shape))
+        tag = f", epoch {epoch}"
+        seen[f"the statistics{tag}"] = same(start[0], learnt(parts[0]))
+        seen[f"γ and β{tag}"] = same(start[1], learnt(parts[1]))
+        model.eval()
+    now = dict(model.named_parameters())
+    seen["the others"] = all(not same(now[n].detach(), before[n]) for n in before)
     for mode in (True, False):
         model.train(mode)
-        for name, module in model.named_modules():
-            frozen = any(name == n or name.startswith(n + ".") for n in layers)
-            expect(
-                frozen or module.training == mode,
-                f"after model.train({mode}) the layer {name or 'model'!s} "
-                f"({type(module).__name__}) does not obey: only BN layers are to "
-                "stay in their mode",
-            )
+        modes = {n: m.training for n, m in others().items()}
+        seen[f"the modes of other layers, {mode}"] = modes
+    seen["the flags of other parameters"] = flags
+    seen["the settings of other layers"] = [
+        settings_of(m, deep=False) for m in others().values()
+    ] == plain
+    fresh = answer(copy.deepcopy(right).train())
+    for module in fresh.train().modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+    for net in (fresh, right):  # its own statistics, in both
+        for module in net.modules():
+            if isinstance(module, nn.InstanceNorm2d):
+                module.eval()
+    with torch.no_grad():
+        seen["the output in train mode"] = same(fresh(x), right(x), 1e-4, 1e-5)
+        seen["the output in eval mode"] = same(fresh.eval()(x), right(x), 1e-4, 1e-5)
+    return seen
 
 
 # Test accuracy in % by guests among 32 images: in eval mode as trained, and
 # with each scanner's own statistics (400 updates, twelve seeds)
 AS_TRAINED = {1: (79.0, 96.0), 4: (86.0, 96.0)}
-OWN = {1: (89.5, 97.0), 4: (79.0, 90.0)}
+OWN_STATISTICS = {1: (89.5, 97.0), 4: (79.0, 90.0)}
 
 
-@check
-def with_guests(answer: Callable) -> str:
-    """Exercise 3.4: guests from the other scanner, by the numbers alone."""
-    means = {}
-    for k in (1, 4):
-        result = answer(k)
-        expect_written(result)
+def _two_arrays(result: object, asked: str) -> list[float]:
+    expect_written(result)
+    expect(
+        isinstance(result, tuple | list) and len(result) == 2,
+        "return two arrays: accuracy in eval mode as trained, and with each scanner's "
+        "own statistics",
+    )
+    scores = [np.asarray(values, dtype=float) for values in result]
+    for values in scores:
         expect(
-            isinstance(result, tuple | list) and len(result) == 2,
-            "return two arrays: accuracy in eval mode as trained, and with each "
-            "scanner's own statistics",
+            values.ndim == 1 and len(values) >= 12,
+            "each array holds one accuracy per seed, 12 or more, (seeds,); got shape "
+            f"{values.shape}",
         )
-        scores = [np.asarray(values, dtype=float) for values in result]
-        for values in scores:
-            expect(
-                values.ndim == 1 and len(values) >= 12,
-                "each array holds one accuracy per seed, 12 or more, (seeds,); "
-                f"got shape {values.shape}",
-            )
-            expect(np.isfinite(values).all(), "some accuracies are not finite")
-        means[k] = [values.mean() for values in scores]
-    (one, own_one), (four, own_four) = means.values()
-    expect(max(one, own_one) > 1, f"{one:.2f}: give the accuracies in %")
-    expect(
-        one != four,
-        "one guest and four give the same numbers: does k reach the order?",
-    )
-    expect(
-        one > 70,
-        f"{one:.0f} % with one guest is what no guest brings: does each batch hold "
-        "images of both scanners?",
-    )
-    expect(
-        own_one > 50 and own_four > 50,
-        f"{own_one:.0f} and {own_four:.0f} % with each scanner's own statistics: "
-        "are the batches mixed half and half, or the two scanners swapped?",
-    )
-    expect(
-        not (four < own_four - 2 and AS_TRAINED[4][0] < own_four < AS_TRAINED[4][1]),
-        "in this order: eval mode as trained first, then each scanner's own statistics",
-    )
-    for k, (as_trained, own) in means.items():
-        for name, value, (low, high) in (
-            ("in eval mode as trained", as_trained, AS_TRAINED[k]),
-            ("with each scanner's own statistics", own, OWN[k]),
-        ):
-            expect(
-                low < value < high,
-                f"{value:.1f} % {name} with {k} of 32 as guests; we expect {low:.0f} "
-                f"to {high:.0f} on the test images of both scanners, 400 updates "
-                "at a rate of 0.3",
-            )
-    return (
-        f"as trained {one:.1f} and {four:.1f} %, own {own_one:.1f} and {own_four:.1f}"
-    )
+        expect(np.isfinite(values).all(), f"some accuracies are not finite: {asked}")
+    return [float(values.mean()) for values in scores]
+
+
+with_guests = Measured(
+    "with_guests",  # exercise 3.4: guests from the other scanner
+    calls=[(1,), (4,)],
+    ranges=[
+        (f"{name} with {k} of 32 as guests", *table[k])
+        for k in (1, 4)
+        for name, table in (
+            ("in eval mode as trained,", AS_TRAINED),
+            ("with each scanner's own statistics,", OWN_STATISTICS),
+        )
+    ],
+    said="one guest: {:.1f} % as trained and {:.1f} % with own statistics; "
+    "four: {:.1f} and {:.1f} %",
+    asked="on the test images of both scanners, 400 updates at a rate of 0.3",
+    not_finite="choose lower rates",
+    read=_two_arrays,
+    fake=lambda means: tuple(m + np.linspace(-1, 1, 12) * m / 50 for m in means),
+    right=[(89.2, 93.6, 91.6, 85.0), (86, 92.7, 90.1, 83), (91.5, 94.4, 93, 87)],
+    wrong=[
+        Wrong(
+            "give the accuracies in %",
+            lambda a, b, c, d: max(a, b) <= 1,
+            (0.892, 0.936, 0.916, 0.85),
+        ),
+        Wrong(
+            "the same numbers for one guest and four: does k reach the order?",
+            lambda a, b, c, d: a == c,
+            (89.2, 93.6, 89.2, 93.6),
+        ),
+        Wrong(
+            "that is what no guest brings: does each batch hold images of both "
+            "scanners?",
+            lambda a, b, c, d: a <= 70,
+            (54.6, 93.9, 54.7, 93.9),
+        ),
+        Wrong(
+            "are the batches mixed half and half, or the two scanners swapped?",
+            lambda a, b, c, d: min(b, d) <= 50,
+            (94, 43, 94.1, 43),
+        ),
+        Wrong(
+            "in this order: eval mode as trained first, then each scanner's own "
+            "statistics",
+            lambda a, b, c, d: c < d - 2 and AS_TRAINED[4][0] < d < AS_TRAINED[4][1],
+            (93.6, 89.2, 85.0, 91.6),
+        ),
+    ],
+)

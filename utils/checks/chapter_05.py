@@ -1,61 +1,63 @@
 """Checks of chapter 05, learning rate."""
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from utils.checks.framework import check, expect, expect_written
+from utils.checks.framework import (
+    Measured,
+    Wrong,
+    check,
+    expect,
+    expect_written,
+    same,
+)
 
-# name: rates with the accuracies of their seeds, "!" where a seed diverged;
-# the answer
+# name: rates with the accuracies of their seeds, "!" where the last seed diverged
 TABLES = {
-    "best in the middle": ("0.01: 60 62, 0.1: 95 97, 1: 92 94, 10: 10 12", 1),
+    "best in the middle": "0.01: 60 62, 0.1: 95 97, 1: 92 94, 10: 10 12",
     "exactly 5 points below the best still counts": (
-        "0.01: 60 60, 0.1: 95 95, 1: 90 90, 10: 89 89",
-        1,
+        "0.01: 60 60, 0.1: 95 95, 1: 90 90, 10: 89 89"
     ),
-    "the best rate is the highest usable one": (
-        "0.1: 70 72, 0.3: 90 92, 1: 80 79",
-        0.3,
-    ),
-    "all rates are usable": ("0.1: 90 91, 0.2: 92 93, 0.4: 91 90", 0.4),
+    "the best rate is the highest usable one": "0.1: 70 72, 0.3: 90 92, 1: 80 79",
+    "all rates are usable": "0.1: 90 91, 0.2: 92 93, 0.4: 91 90",
     "a dip in the middle, usable beyond it": (
-        "0.01: 94 92, 0.1: 80 82, 1: 93 91, 10: 20 22",
-        1,
+        "0.01: 94 92, 0.1: 80 82, 1: 93 91, 10: 20 22"
     ),
-    "rates from high to low": ("10: 10 10, 1: 90 92, 0.1: 95 93, 0.01: 50 52", 1),
-    "rates in no order": ("0.1: 95 93, 10: 10 10, 0.01: 92 94, 1: 60 62", 0.1),
+    "rates from high to low": "10: 10 10, 1: 90 92, 0.1: 95 93, 0.01: 50 52",
+    "rates in no order": "0.1: 95 93, 10: 10 10, 0.01: 92 94, 1: 60 62",
     "one seed diverged, its accuracy is nan": (
-        "0.1: 90 91 92, 1: 93 94 92, 10!: 99 98 nan",
-        1,
+        "0.1: 90 91 92, 1: 93 94 92, 10!: 99 98 nan"
     ),
     "a rate diverged for one seed, though all accuracies are finite": (
-        "0.1: 90 91 92, 1: 93 94 92, 10!: 93 92 91",
-        1,
+        "0.1: 90 91 92, 1: 93 94 92, 10!: 93 92 91"
+    ),
+    "one of 24 seeds diverged, the others do best": (
+        f"0.1:{' 91' * 24}, 1:{' 92' * 24}, 10!:{' 95' * 23} nan"
+    ),
+    "one of 24 seeds diverged, at low accuracies": (
+        f"0.1:{' 20' * 24}, 1:{' 22' * 24}, 10!:{' 24' * 23} 11"
     ),
     "the rate with the best mean diverged for one seed": (
-        "0.1: 88 87 86, 0.3: 83 82 84, 0.5: 70 71 72, 1!: 97 98 99, 10!: nan nan nan",
-        0.3,
+        "0.1: 88 87 86, 0.3: 83 82 84, 0.5: 70 71 72, 1!: 97 98 99, 10!: nan nan nan"
     ),
     "one seed is lucky: the mean counts, not the best seed": (
-        "0.1: 90 90 90, 1: 87 87 87, 10: 97 70 70",
-        1,
+        "0.1: 90 90 90, 1: 87 87 87, 10: 97 70 70"
     ),
     "one seed is unlucky: the mean counts, not the worst seed": (
-        "0.1: 90 90 90, 1: 93 93 79, 10: 40 40 40",
-        1,
+        "0.1: 90 90 90, 1: 93 93 79, 10: 40 40 40"
     ),
     "one seed fails: the mean counts, not the median seed": (
-        "0.1: 90 90 90, 1: 88 88 70, 10: 40 40 40",
-        0.1,
+        "0.1: 90 90 90, 1: 88 88 70, 10: 40 40 40"
     ),
     "low accuracies: 5 points, not 5 percent of the best": (
-        "0.1: 40 40, 1: 36 36, 10: 34.9 34.9",
-        1,
+        "0.1: 40 40, 1: 36 36, 10: 34.9 34.9"
     ),
+    "4.6 and 5.4 points below the best": "0.1: 93.2 93, 1: 88.6 88.4, 10: 87.8 87.6",
+    "one seed alone, one rate alone": "0.3: 55",
 }
 
 
@@ -69,203 +71,300 @@ def _arrays(table: str) -> list[np.ndarray]:
     return [rates, accuracy, diverged]
 
 
-@check
-def highest_usable_rate(answer: Callable) -> str:
+def _highest(
+    alive: Callable = lambda diverged: ~diverged.any(1),
+    mean: Callable = lambda accuracy: accuracy.mean(1),
+    near: Callable = lambda mean, best: mean >= best - 5,
+    best: Callable = lambda mean, alive: mean[alive].max(),
+    choose: Callable = lambda rates, fine, mean: rates[fine].max(initial=rates.min()),
+    before: Callable = lambda accuracy, diverged: accuracy,
+) -> Callable:
+    """A right answer, with a part exchanged."""
+
+    def answer(rates, accuracy, diverged):
+        live, score = alive(diverged), mean(before(accuracy.copy(), diverged))
+        fine = live & near(score, best(np.nan_to_num(score), live))
+        return choose(rates, fine, np.where(live, score, -np.inf))
+
+    return answer
+
+
+def _stops_at_a_dip(rates, fine, mean):
+    order = np.argsort(rates)
+    top = list(order).index(int(np.argmax(mean)))
+    found = rates[order[top]]
+    for k in order[top + 1 :]:
+        if not fine[k]:
+            break
+        found = rates[k]
+    return found
+
+
+@check(
+    praise=f"right on {len(TABLES)} tables",
+    cases={name: (table,) for name, table in TABLES.items()},
+    hints={
+        "the given arrays": "it changes the arrays that it was given: work on copies"
+    },
+    right={"by the definition": _highest()},
+    mistakes={
+        "that is the best rate, asked is the highest usable one": _highest(
+            choose=lambda rates, fine, mean: rates[mean.argmax()]
+        ),
+        "that is a rate's position: return the rate": _highest(
+            choose=lambda rates, fine, mean: np.flatnonzero(fine)[rates[fine].argmax()]
+        ),
+        "that is the last usable rate: the rates come in any order": _highest(
+            choose=lambda rates, fine, mean: rates[fine][-1]
+        ),
+        "that stops at the first rate that is not usable: there may be usable ones "
+        "beyond": _highest(choose=_stops_at_a_dip),
+        "a rate is out as soon as one seed diverged, however the others do": _highest(
+            alive=lambda diverged: np.full(len(diverged), True),
+            before=lambda accuracy, diverged: np.where(diverged, 0, accuracy),
+        ),
+        "diverged runs are left out of the mean: a rate at which a seed diverged is "
+        "out": _highest(
+            alive=lambda diverged: ~diverged.all(1),
+            mean=lambda accuracy: np.nanmean(accuracy, 1),
+            before=lambda accuracy, diverged: np.where(diverged, np.nan, accuracy),
+        ),
+        "a run can diverge with a finite accuracy: look at diverged": _highest(
+            alive=lambda diverged: np.full(len(diverged), True),
+        ),
+        "best is meant among the rates at which no seed diverged": _highest(
+            best=lambda mean, alive: mean.max()
+        ),
+        "exactly 5 points below the best still counts": _highest(
+            near=lambda mean, best: mean > best - 5
+        ),
+        "5 points, not 5 percent of the best": _highest(
+            near=lambda mean, best: mean >= 0.95 * best
+        ),
+        "compare the means as they are, not rounded": _highest(
+            mean=lambda accuracy: accuracy.mean(1).round()
+        ),
+        "the mean over seeds counts, not the best seed": _highest(
+            mean=lambda accuracy: accuracy.max(1)
+        ),
+        "the mean over seeds counts, not the worst seed": _highest(
+            mean=lambda accuracy: accuracy.min(1)
+        ),
+        "the mean over seeds counts, not the median seed": _highest(
+            mean=lambda accuracy: np.median(accuracy, 1)
+        ),
+    },
+)
+def highest_usable_rate(answer: Callable, table: str) -> dict:
     """Exercise 5.1: the highest rate within 5 points, no seed diverged."""
-    for name, (table, right) in TABLES.items():
-        given, (rates, accuracy, diverged) = _arrays(table), _arrays(table)
-        result = answer(*given)
-        expect_written(result)
-        value = np.asarray(result, dtype=float)
-        expect(value.size == 1, f"it should return one rate; got {result!r}")
-        value = float(value.reshape(()))
-        expect(
-            value in rates or value not in range(len(rates)),
-            "that looks like a rate's position: return the rate",
-        )
-        alive = np.where(diverged.any(1), -np.inf, accuracy.mean(1))
-        best = rates[alive.argmax()]
-        hint = f"it should be {right:g}, yours gives {value:g}"
-        if value == best and name == "best in the middle":
-            hint = "that is the best rate, asked is the highest usable one"
-        bad = rates[diverged.any(1)].tolist()
-        expect(
-            np.isclose(value, right),
-            f"{name}: for the rates {rates.tolist()}, mean accuracies "
-            f"{np.round(accuracy.mean(1), 1).tolist()} and some seed diverged "
-            f"at {bad or 'none'} {hint}",
-        )
-        expect(
-            all(
-                np.array_equal(a, b, equal_nan=True)
-                for a, b in zip(given, (rates, accuracy, diverged), strict=True)
-            ),
-            "it changes the arrays that it was given: work on copies",
-        )
-    return f"right on {len(TABLES)} tables"
+    given, before = _arrays(table), _arrays(table)
+    result = answer(*given)
+    expect_written(result)
+    value = np.asarray(result, dtype=float)
+    expect(value.size == 1, f"it should return one rate; got {result!r}")
+    pairs = zip(given, before, strict=True)
+    unchanged = all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
+    rates, accuracy, diverged = before
+    means = ", ".join(f"{r:g}: {m:.1f}" for r, m in zip(rates, accuracy.mean(1)))
+    bad = ", ".join(f"{r:g}" for r in rates[diverged.any(1)]) or "none"
+    what = f"for mean accuracies of {means}, some seed diverged at {bad}, the rate"
+    return {what: float(value.reshape(())), "the given arrays": unchanged}
 
 
-def _net(sizes: Iterable[int], norms: Iterable[bool], bias: bool) -> nn.Sequential:
-    """Linear layers with, or without, BN behind each; ReLU; a last layer."""
-    layers, sizes = [], list(sizes)
-    for inputs, outputs, norm in zip(sizes, sizes[1:], norms, strict=False):
-        layers.append(nn.Linear(inputs, outputs, bias=bias or not norm))
-        if norm:
-            layers.append(nn.BatchNorm1d(outputs, eps=1e-30))
-            nn.init.normal_(layers[-1].weight, 1, 0.2)
-        layers.append(nn.ReLU())
+def _net(sizes: tuple, behind: tuple, bias: bool) -> nn.Sequential:
+    """Linear layers, each with what `behind` names: b: BN, d: dropout, r: ReLU."""
+    layers: list[nn.Module] = []
+    for inputs, outputs, names in zip(sizes, sizes[1:], behind):
+        layers.append(
+            nn.Linear(inputs, outputs, bias=bias or not names.startswith("b"))
+        )
+        for name in names:
+            if name == "b":
+                layers.append(nn.BatchNorm1d(outputs, eps=1e-30))
+                nn.init.normal_(layers[-1].weight, 1, 0.2)
+            else:
+                layers.append(nn.ReLU() if name == "r" else nn.Dropout(0.0))
     return nn.Sequential(*layers, nn.Linear(sizes[-1], 3)).double()
 
 
 def _before_bn(model: nn.Sequential) -> list[nn.Linear]:
+    pairs = zip(model, model[1:], strict=False)
     return [
-        layer
-        for layer, following in zip(model, model[1:], strict=False)
-        if isinstance(layer, nn.Linear) and isinstance(following, nn.BatchNorm1d)
+        a
+        for a, b in pairs
+        if isinstance(a, nn.Linear) and isinstance(b, nn.BatchNorm1d)
     ]
 
 
-def _examine_scaling(old: nn.Sequential, new: nn.Sequential, a: float) -> None:
-    """The weights before BN, and only they, are a times what they were."""
-    to_scale = {id(layer.weight) for layer in _before_bn(new)}
-    for (name, was), (_, now) in zip(
-        old.named_parameters(), new.named_parameters(), strict=True
-    ):
-        if id(now) in to_scale:
-            expect(
-                not torch.equal(now, was),
-                f"{name} stands before BN and is unchanged: multiply it by a, in place",
-            )
-            expect(
-                torch.allclose(now, a * was),
-                f"{name} should be a times what it was (a = {a:g})",
-            )
-        else:
-            expect(
-                torch.equal(now, was),
-                f"{name} has changed: multiply only the weights of linear "
-                "layers that are directly followed by BN",
-            )
+def _before_some_bn(model: nn.Sequential) -> list[nn.Linear]:
+    last = max(
+        (k for k, m in enumerate(model) if isinstance(m, nn.BatchNorm1d)), default=0
+    )
+    return [m for m in model[:last] if isinstance(m, nn.Linear)]
 
 
-def _examine_groups(model: nn.Sequential, groups: object) -> list[dict]:
-    if isinstance(groups, dict):
-        groups = [groups]
+def _rescale(
+    rate: Callable = lambda lr, a: lr * a**2,
+    decay: Callable = lambda wd, a: wd / a**2,
+    rest: Callable = lambda lr, wd, a: (lr, wd),
+    scale: Callable = lambda w, a: w.data.mul_(a),
+    which: Callable = _before_bn,
+    use: Callable = lambda lr: lr,
+    left_out: Callable = lambda p, model: False,
+) -> Callable:
+    """A right answer, with a part exchanged."""
+
+    def answer(model: nn.Sequential, a: float, lr: float, weight_decay: float = 0.0):
+        lr, chosen = use(lr), [layer.weight for layer in which(model)]
+        own = {id(w) for w in chosen}
+        for w in chosen:
+            scale(w, a)
+        others = [
+            p for p in model.parameters() if id(p) not in own and not left_out(p, model)
+        ]
+        other_lr, other_wd = rest(lr, weight_decay, a)
+        return [
+            dict(params=chosen, lr=rate(lr, a), weight_decay=decay(weight_decay, a)),
+            dict(params=others, lr=other_lr, weight_decay=other_wd),
+        ]
+
+    return answer
+
+
+DIRECTLY = (
+    "multiply only the weights of linear layers that are directly followed by BN; one "
+    "of another layer has changed"
+)
+STANDS = (
+    "the weight of a linear layer before BN should be a times what it was, in place"
+)
+MISSING = "a parameter is in no group: it would not be trained"
+
+
+@check(
+    praise="six updates give the same logits, for several a, rates and decays",
+    cases={
+        f"a = {a:g}, lr = {lr:g}, "
+        + (f"weight_decay = {wd[0]:g}" if wd else "no weight_decay given")
+        + f", {name}": (a, lr, wd, *net)
+        for name, net, settings in [
+            ("BN", ((5, 8), ("br",), True), [(10.0, 0.2, (0.1,)), (0.5, 0.05, (0.0,))]),
+            (
+                "BN twice",
+                ((5, 8, 6), ("br", "br"), False),
+                [(10.0, 0.2, (0.0,)), (0.5, 0.1, (0.1,)), (3.0, 0.05, ())],
+            ),
+            (
+                "BN, none, BN",
+                ((5, 8, 6, 6), ("br", "r", "br"), True),
+                [(2.0, 0.1, (0.02,))],
+            ),
+            ("no BN", ((5, 8), ("r",), True), [(10.0, 0.2, (0.1,))]),
+            (
+                "a layer between linear and BN",
+                ((5, 8, 6, 6), ("rb", "br", "db"), True),
+                [(3.0, 0.1, (0.05,))],
+            ),
+        ]
+        for a, lr, wd in settings
+    },
+    tolerance=(1e-6, 1e-6),
+    hints={
+        "other weights": DIRECTLY,
+        "weights before BN": STANDS,
+        "missing": MISSING,
+        "strangers": "a group holds a tensor that is no parameter of the model: "
+        "multiply the weights in place, without a copy",
+    },
+    right={"by the identities": _rescale()},
+    mistakes={
+        "the rate is a times larger; but the gradient is 1/a, and the update must be a "
+        "times larger": _rescale(rate=lambda lr, a: lr * a),
+        "longer weights have a smaller gradient: raise the rate": (
+            _rescale(rate=lambda lr, a: lr / a),
+            _rescale(rate=lambda lr, a: lr / a**2),
+        ),
+        "the rate of the scaled weights is that of the original": _rescale(
+            rate=lambda lr, a: lr
+        ),
+        "an update takes the share lr * weight_decay from W: that product must stay as "
+        "it was": (
+            _rescale(decay=lambda wd, a: wd),
+            _rescale(decay=lambda wd, a: wd / a),
+        ),
+        "only the scaled weights need another rate": _rescale(
+            rest=lambda lr, wd, a: (lr * a**2, wd)
+        ),
+        "the other parameters keep their weight_decay": (
+            _rescale(rest=lambda lr, wd, a: (lr, 0.0)),
+            _rescale(rest=lambda lr, wd, a: (lr, wd / a**2)),
+        ),
+        "the rate is fixed: use the lr that was given": _rescale(use=lambda lr: 0.2),
+        DIRECTLY: (
+            _rescale(which=_before_some_bn),
+            _rescale(which=lambda m: [k for k in m if isinstance(k, nn.Linear)]),
+        ),
+        STANDS: (
+            _rescale(scale=lambda w, a: None),
+            _rescale(scale=lambda w, a: w.data.mul_(a**2)),
+        ),
+        MISSING: _rescale(left_out=lambda p, model: p is model[-1].weight),
+    },
+)
+def rescale(
+    answer: Callable,
+    a: float,
+    lr: float,
+    wd: tuple,
+    sizes: tuple,
+    behind: tuple,
+    bias: bool,
+) -> dict:
+    """Exercise 5.3: scaled weights, and groups that train the same."""
+    old = _net(sizes, behind, bias)
+    new = copy.deepcopy(old)
+    groups = answer(new, a, lr, *wd)
+    expect_written(groups)
+    groups = [groups] if isinstance(groups, dict) else groups
     expect(
-        isinstance(groups, (list, tuple)) and all(isinstance(g, dict) for g in groups),
+        isinstance(groups, (list, tuple))
+        and all(isinstance(g, dict) and "params" in g for g in groups),
         "it should return a list of dictionaries with params, lr and weight_decay",
     )
-    own = {id(p): name for name, p in model.named_parameters()}
-    groups = [dict(g) for g in groups]
-    found: list[int] = []
-    for group in groups:
-        expect("params" in group, "a group has no params")
-        params = group["params"]
-        params = [params] if isinstance(params, torch.Tensor) else list(params)
-        group["params"] = params
-        found += [id(p) for p in params]
-    groups = [group for group in groups if group["params"]]
-    expect(
-        set(found) <= set(own),
-        "a group holds a tensor that is no parameter of the model: "
-        "multiply the weights in place, without a copy",
-    )
-    expect(len(found) == len(set(found)), "a parameter is in two groups")
-    # a bias before BN has no gradient: it may be left out
-    idle = {id(layer.bias) for layer in _before_bn(model)}
-    missing = [own[i] for i in set(own) - set(found) - idle]
-    expect(
-        not missing,
-        f"{', '.join(sorted(missing))} in no group: it would not be trained",
-    )
-    return groups
-
-
-def _logits(model: nn.Module, groups: object, lr: float) -> list[torch.Tensor]:
-    """Logits in train mode before each of six SGD updates."""
-    generator = torch.Generator().manual_seed(1)
-    optimizer = torch.optim.SGD(groups, lr=lr)
-    logits = []
-    for _ in range(6):
-        x = torch.randn(16, 5, generator=generator, dtype=torch.float64)
-        y = torch.randint(3, (16,), generator=generator)
-        logits.append(model(x))
-        loss = nn.functional.cross_entropy(logits[-1], y)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return [step.detach() for step in logits]
-
-
-def _why_not(
-    model: nn.Sequential, groups: list[dict], a: float, lr: float, decay: float
-) -> str:
-    """A hint from the rates that an answer has chosen."""
-    scaled = {id(layer.weight) for layer in _before_bn(model)}
-    idle = {id(layer.bias) for layer in _before_bn(model)}
-    for group in groups:
-        rate, loss = group.get("lr", lr), group.get("weight_decay", 0.0)
-        for p in group["params"]:
-            if id(p) in idle:
-                continue
-            if id(p) in scaled:
-                if np.isclose(rate, lr * a):
-                    return (
-                        "the rate is a times larger; but the gradient is 1/a, "
-                        "and the update must be a times larger"
-                    )
-                if np.isclose(rate, lr / a) or np.isclose(rate, lr / a**2):
-                    return "longer weights have a smaller gradient: raise the rate"
-                if np.isclose(rate, lr):
-                    return "the rate of the scaled weights is that of the original"
-                if not np.isclose(rate, lr * a**2):
-                    return (
-                        "the scaled weights turn by another angle than before: "
-                        "look at lr / |W|²"
-                    )
-                if decay and not np.isclose(loss, decay / a**2):
-                    return (
-                        "an update takes the share lr * weight_decay from W: "
-                        "that product must stay as it was"
-                    )
-            else:
-                if not np.isclose(rate, lr):
-                    return "only the scaled weights need another rate"
-                if not np.isclose(loss, decay):
-                    return "the other parameters keep their weight_decay"
-    return "the two runs differ"
-
-
-@check
-def rescale(answer: Callable) -> str:
-    """Exercise 5.3: scaled weights, and groups that train the same."""
-    cases = [
-        ((5, 8), (True,), True),
-        ((5, 8, 6), (True, True), False),
-        ((5, 8, 6, 6), (True, False, True), True),
-        ((5, 8), (False,), True),
-    ]
-    for a in (10.0, 0.5):
-        for decay in (0.0, 0.1):
-            for sizes, norms, bias in cases:
-                torch.manual_seed(len(sizes))
-                old, lr = _net(sizes, norms, bias), 0.2
-                new = copy.deepcopy(old)
-                groups = answer(new, a, lr, decay)
-                expect_written(groups)
-                _examine_scaling(old, new, a)
-                groups = _examine_groups(new, groups)
-                everything = [dict(params=[*old.parameters()], weight_decay=decay)]
-                theirs, ours = _logits(new, groups, lr), _logits(old, everything, lr)
-                expect(
-                    all(
-                        torch.allclose(x, y, rtol=1e-6, atol=1e-6)
-                        for x, y in zip(theirs, ours, strict=True)
-                    ),
-                    f"a = {a:g}, weight_decay = {decay:g}: "
-                    + _why_not(new, groups, a, lr, decay),
-                )
-    return "six updates give the same logits, for a = 10 and 0.5"
+    scaled = {id(layer.weight) for layer in _before_bn(new)}
+    pairs = [*zip(old.parameters(), new.parameters(), strict=True)]
+    seen: dict[str, object] = {
+        "weights before BN": all(same(q, a * p) for p, q in pairs if id(q) in scaled),
+        "other weights": all(same(p, q) for p, q in pairs if id(q) not in scaled),
+    }
+    for g in groups:
+        expect(
+            not isinstance(g["params"], (set, frozenset)),
+            "SGD refuses a set of parameters, whose order is not fixed: use a list",
+        )
+        g["params"] = (
+            [g["params"]] if isinstance(g["params"], Tensor) else [*g["params"]]
+        )
+    try:
+        optimizer = torch.optim.SGD([g for g in groups if g["params"]], lr=lr)
+    except Exception as error:
+        expect(False, f"torch.optim.SGD refuses these groups: {error}")
+    own = {id(p) for p in new.parameters()}
+    found = {id(p) for g in optimizer.param_groups for p in g["params"]}
+    idle = {
+        id(layer.bias) for layer in _before_bn(new)
+    }  # without gradient: as you like
+    seen |= {"strangers": not found <= own, "missing": not own - found <= idle}
+    theirs = torch.optim.SGD(old.parameters(), lr=lr, weight_decay=wd[0] if wd else 0.0)
+    for step in range(6):
+        x, y = torch.randn(16, 5, dtype=torch.float64), torch.randint(3, (16,))
+        for net, opt in ((old, theirs), (new, optimizer)):
+            logits = net(x)
+            opt.zero_grad()
+            nn.functional.cross_entropy(logits, y).backward()
+            opt.step()
+        seen[f"the logits before update {step + 1}"] = logits
+    return seen
 
 
 # The ratio of highest usable rates, a = 3 over a = 1, mean over the seeds: two
@@ -273,56 +372,67 @@ def rescale(answer: Callable) -> str:
 HELD_RATIO, HELD_AT_ONE = (1.4, 6.0), (0.4, 2.5)
 
 
-@check
-def held_at(answer: Callable) -> str:
-    """Exercise 5.2: the highest usable rate with longer weights, by its numbers."""
-    found = {}
-    for a in (1, 3):
-        result = answer(a)
-        expect_written(result)
-        values = np.asarray(result, dtype=float)
-        expect(
-            values.ndim == 1 and len(values) >= 12,
-            "return one rate for each of 12 seeds or more, (seeds,); got shape "
-            f"{values.shape}",
-        )
-        expect(
-            np.isfinite(values).all() and (values > 0).all(),
-            "a rate is a positive number: return the rates, not their logarithms",
-        )
-        expect(
-            (values < 100).all(),
-            "these are no rates of this net (accuracies?): return highest(...)",
-        )
-        found[a] = float(np.exp(np.log(values).mean()))
-    ratio = found[3] / found[1]
-    told = f"{found[1]:.2g} at a = 1 and {found[3]:.2g} at a = 3"
-    low, high = HELD_AT_ONE
+def _rates(result: object, asked: str) -> list[float]:
+    """The geometric mean of the rates, (seeds,)."""
+    expect_written(result)
+    values = np.asarray(result, dtype=float)
     expect(
-        found[1] < high,
-        f"{told}: with He's length and without the brake it is about 1; are the "
-        "lengths held?",
+        values.ndim == 1 and len(values) >= 12,
+        "return one rate for each of 12 seeds or more, (seeds,); got shape "
+        f"{values.shape}",
     )
     expect(
-        found[1] > low,
-        f"{told}: with He's length it is about 1; does your grid reach high "
-        "enough, is it `highest` (not the best rate), after 200 updates?",
+        np.isfinite(values).all() and (values > 0).all(),
+        "a rate is a positive number: return the rates, not their logarithms",
     )
     expect(
-        ratio != 1, f"{told}: the same for both; does `a` reach the initial weights?"
+        (values < 100).all(),
+        "these are no rates of this net (accuracies?): return highest(...)",
     )
-    expect(
-        ratio > 1,
-        f"{told}: longer weights turn less at the same rate, so they bear a larger "
-        "one; multiply by a, do not divide",
-    )
-    low, high = HELD_RATIO
-    expect(
-        ratio > low,
-        f"{told}: does your grid reach high enough for a = 3, up to 10?",
-    )
-    expect(
-        ratio < high,
-        f"{told}: we expect a smaller step up; do you run the nets, at a = 3, not 9?",
-    )
-    return f"{told}: {ratio:.1f} times"
+    return [float(np.exp(np.log(values).mean()))]
+
+
+held_at = Measured(
+    "held_at",  # exercise 5.5: the highest usable rate with longer weights
+    calls=[(1,), (3,)],
+    ranges=[("at a = 1", *HELD_AT_ONE), ("at a = 3", 0, 100)],
+    said="{:.2g} at a = 1 and {:.2g} at a = 3",
+    asked="",
+    read=_rates,
+    fake=lambda means: means[0] * 1.5 ** np.linspace(-1, 1, 13),
+    right=[(1.0, 2.8), (0.8, 2.2), (1.2, 4.0)],
+    wrong=[
+        Wrong(
+            "with He's length, without the brake, it is about 1; are the lengths held?",
+            lambda a, b: a >= HELD_AT_ONE[1],
+            (5.0, 9.0),
+        ),
+        Wrong(
+            "with He's length it is about 1; does your grid reach high enough, is it "
+            "`highest` (not the best rate), after 200 updates?",
+            lambda a, b: a <= HELD_AT_ONE[0],
+            (0.1, 0.3),
+        ),
+        Wrong(
+            "the same for both; does `a` reach the initial weights?",
+            lambda a, b: a == b,
+            (1.0, 1.0),
+        ),
+        Wrong(
+            "longer weights turn less at the same rate, so they bear a larger one; "
+            "multiply by a, do not divide",
+            lambda a, b: b < a,
+            (1.0, 0.4),
+        ),
+        Wrong(
+            "does your grid reach high enough for a = 3, up to 10?",
+            lambda a, b: b <= HELD_RATIO[0] * a,
+            (1.0, 1.2),
+        ),
+        Wrong(
+            "we expect a smaller step up; do you run the nets, at a = 3, not 9?",
+            lambda a, b: b >= HELD_RATIO[1] * a,
+            (1.0, 9.0),
+        ),
+    ],
+)

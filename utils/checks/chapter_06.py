@@ -1,228 +1,356 @@
 """Checks of chapter 06, batch size."""
 
+import copy
+import math
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from utils.checks.framework import check, expect, expect_written, mean_difference
+from utils.checks.framework import (
+    Measured,
+    Wrong,
+    check,
+    expect,
+    expect_written,
+)
+from utils.checks.modules import fill, state_of
 
 # Exercise 6.4: error with this ε minus that with 1e-5, points, over seed sets
 EPSILONS = {0.1: (-36, -7), 10: (3, 32)}
 
 
-@check
-def images_needed(answer: Callable) -> str:
-    """Exercise 6.1: the smallest batch size for a variance that good."""
-    normal = torch.randn(4000, 1, dtype=torch.float64)
-    uniform = torch.rand(4000, 1, dtype=torch.float64)
-    shifted = 50 + 0.1 * torch.randn(4000, 1, dtype=torch.float64)
-    tailed = torch.cat([normal, normal**3, uniform], dim=1)
-    cases = [
-        ("a normal feature", normal, 0.1),
-        ("a uniform feature", uniform, 0.05),
-        ("a feature far from 0, of small spread", shifted, 0.2),
-        ("one heavy-tailed feature among others", tailed, 0.1),
-    ]
-    for name, x, error in cases:
-        z = (x - x.mean(dim=0)) / x.std(dim=0, correction=0)
-        kappas = (z**4).mean(dim=0)
-        kappa = kappas.max().item()
-        right = (kappa - 1) / error**2
-        result = answer(x.clone(), error)
-        expect_written(result)
-        result = torch.as_tensor(result)
-        expect(
-            result.numel() == 1,
-            "return one number, the batch size that is enough for every feature; "
-            f"got shape {tuple(result.shape)}",
-        )
-        n = float(result)
-        expect(
-            abs(n - round(n)) < 1e-9,
-            f"a batch size is a whole number: got {n:g}; round up",
-        )
+def _needed(
+    law: Callable = lambda kappa, error: (kappa - 1) / error**2,
+    worst: Callable = lambda kappa, var: kappa.max(),
+    centre: Callable = lambda x: x - x.mean(0),
+    end: Callable = math.ceil,
+) -> Callable:
+    """A right answer, with a part exchanged."""
 
-        def near(wrong: float, n: float = n, right: float = right) -> bool:
-            return abs(n - wrong) <= 4 and abs(wrong - right) > 8
+    def answer(x: Tensor, error: float) -> float:
+        c = centre(x.detach())
+        kappa = (c**4).mean(0) / (c**2).mean(0) ** 2
+        return end(law(worst(kappa, c.var(0)).item(), error))
 
-        moment = (x**4).mean(dim=0) / (x**2).mean(dim=0) ** 2
-        mistakes = [
-            (2 / error**2, "that is right for normal features only: measure κ"),
-            (1 / error**2, "that is the number for the mean, not for the variance"),
-            ((kappa - 1) / error, "the relative standard deviation is the root"),
-            (kappa / error**2, "the law has κ - 1, not κ"),
-            (
-                (kappa - 4) / error**2,
-                "κ here is 3 for a normal distribution: it is not the excess κ - 3",
-            ),
-            ((kappa + 2) / error**2, "κ is 3 for a normal distribution: add nothing"),
-            (
-                (kappas.min().item() - 1) / error**2,
-                "it must be enough for every feature, also for the worst",
-            ),
-            (
-                (kappas.mean().item() - 1) / error**2,
-                "it must be enough for every feature, not on average",
-            ),
-            (
-                (moment.max().item() - 1) / error**2,
-                "take the moments about the mean: subtract it first",
-            ),
-        ]
-        for wrong, hint in mistakes:
-            expect(not near(wrong), f"{name}: {hint}")
-        expect(
-            abs(n - right) <= 4,
-            f"{name}, error {error}: expected about {right:.0f}, got {n:g}",
-        )
-    return "enough images for the worst feature, whatever its distribution"
+    return answer
 
 
-def _reference(layer: nn.Module, x: torch.Tensor, size: int) -> torch.Tensor:
-    groups = [x[i : i + size] for i in range(0, len(x), size)]
-    if len(groups) > 1 and len(groups[-1]) == 1:
-        groups[-2:] = [torch.cat(groups[-2:])]
-    return torch.cat([layer(group) for group in groups])
-
-
-def _layer(dims: int, training: bool) -> nn.Module:
-    torch.manual_seed(1)
-    layer = (nn.BatchNorm1d if dims == 2 else nn.BatchNorm2d)(3).double()
-    with torch.no_grad():
-        for t in (layer.weight, layer.bias, layer.running_mean):
-            t.normal_()
-        layer.running_var.uniform_(0.5, 2)
-    return layer.train(training)
-
-
-@check
-def ghost_forward(answer: Callable) -> str:
-    """Exercise 6.2: a batch-norm layer applied to groups of examples."""
-    cases = [  # name, shape, size, in train mode
-        ("6 groups of 2", (12, 3), 2, True),
-        ("3 groups of 4", (12, 3), 4, True),
-        ("groups of 4, 4, 3", (11, 3), 4, True),
-        ("groups of 4 and 5: one example is left over", (9, 3), 4, True),
-        ("a size larger than the batch", (5, 3), 8, True),
-        ("images, groups of 2", (6, 3, 4, 4), 2, True),
-        ("images, groups of 2 and 3", (5, 3, 4, 4), 2, True),
-        ("eval mode", (12, 3), 4, False),
-        ("eval mode, one example", (1, 3), 4, False),
-    ]
-    for name, shape, size, training in cases:
-        x = 1 + 2 * torch.randn(shape, dtype=torch.float64)
-        x1, x2 = (x.clone().requires_grad_() for _ in range(2))
-        ours, theirs = (_layer(len(shape), training) for _ in range(2))
-        right = _reference(ours, x1, size) if training else ours(x1)
-        result = answer(theirs, x2, size)
-        expect_written(result)
-        expect(
-            isinstance(result, torch.Tensor) and result.shape == x.shape,
-            f"{name}: return one tensor of the shape of x, {tuple(shape)}",
-        )
-        wrongs = _wrong_outputs(x, size, len(shape), training)
-        for hint, wrong in wrongs.items():
-            expect(
-                torch.allclose(wrong, right) or not torch.allclose(result, wrong),
-                f"{name}: {hint}",
-            )
-        expect(
-            torch.allclose(result, right),
-            f"{name}: the output is not that of the layer, group by group",
-        )
-        expect(
-            theirs.training == training,
-            f"{name}: it leaves the layer in another mode",
-        )
-        _compare_state(name, ours, theirs)
-        expect(result.requires_grad, f"{name}: the output is cut off from the gradient")
-        weight = torch.randn_like(right)
-        (right * weight).sum().backward()
-        (result * weight).sum().backward()
-        same = all(
-            b is not None and torch.allclose(a, b)
-            for a, b in [
-                (x1.grad, x2.grad),
-                (ours.weight.grad, theirs.weight.grad),
-                (ours.bias.grad, theirs.bias.grad),
-            ]
-        )
-        expect(same, f"{name}: the output is right and its gradient is not")
-    return "equal to the layer group by group: output, gradient, memory"
-
-
-def _wrong_outputs(x: torch.Tensor, size: int, dims: int, training: bool) -> dict:
-    """Outputs of known mistakes, each under its hint."""
-    new = lambda: _layer(dims, training)  # noqa: E731
-    if not training:
-        layer, wrong = new(), {}
-        layer.train()
-        if len(x) > 1:
-            hint = "in eval mode it should use the stored statistics"
-            wrong[hint] = _reference(layer, x, size)
-        return wrong
-    groups = max(1, len(x) // size)
-    wrong = {"that is one batch: normalise each group by itself": new()(x)}
-    layer = new()
-    parts = x.chunk(size)
-    if all(len(part) > 1 for part in parts):
-        hint = "`size` is the number of examples in a group, not the number of groups"
-        wrong[hint] = torch.cat([layer(part) for part in parts])
-    if len(x) % groups == 0 and groups > 1:
-        layer, mixed = new(), torch.empty_like(x)
-        for k in range(groups):
-            mixed[k::groups] = layer(x[k::groups])
-        wrong["a group is consecutive examples, not every k-th one"] = mixed
-    plain = new()
-    nn.init.ones_(plain.weight)
-    nn.init.zeros_(plain.bias)
-    wrong["the layer's γ and β are missing"] = _reference(plain, x, size)
-    wrong["it used the stored statistics in train mode"] = new().eval()(x)
-    return {hint: output.detach() for hint, output in wrong.items()}
-
-
-def _compare_state(name: str, ours: nn.Module, theirs: nn.Module) -> None:
-    for key in ("running_mean", "running_var"):
-        a, b = getattr(ours, key), getattr(theirs, key)
-        start = getattr(_layer(2, True), key)
-        expect(
-            torch.equal(a, start) or not torch.equal(b, start),
-            f"{name}: {key} was not updated",
-        )
-        expect(
-            torch.allclose(a, b),
-            f"{name}: {key} should be updated once per group, as the layer does it",
-        )
-    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
-        expect(torch.equal(a, b), f"{name}: it changes the layer's γ or β")
-
-
-@check
-def epsilon_gain(answer: Callable) -> str:
-    """Exercise 6.4: what a larger ε does to a batch of 2, by the numbers."""
-    means = {
-        eps: mean_difference(answer(eps), "use the rates of `rates(-3, 0)`")
-        for eps in EPSILONS
+def _features() -> dict[str, Tensor]:
+    n = torch.randn(4000, 1, dtype=torch.float64)
+    other = torch.randn(4000, 1, dtype=torch.float64)
+    u = torch.rand(4000, 1, dtype=torch.float64)
+    return {
+        "a normal feature": n,
+        "a uniform feature": u,
+        "a feature far from 0, of small spread": 50 + 0.1 * n,
+        "a heavy tail in the middle": torch.cat([n, n**3, u], 1),
+        "a heavy tail of small variance first": torch.cat(
+            [0.01 * n**3, 9 * other, u], 1
+        ),
+        "a heavy tail of small variance last": torch.cat(
+            [9 * n, 5 * u, 0.1 * other**3], 1
+        ),
+        "seven features": torch.cat([n, u, other, n * u, u**2, 5 * u, 7 + n], 1),
     }
-    small, large = means.values()
-    found = f"{small:.1f} points at ε = 0.1, {large:.1f} at ε = 10"
-    expect(small != large, f"{found}: does ε reach the layers?")
-    expect(max(abs(small), abs(large)) > 1.2, f"{found}: measure in points, error in %")
+
+
+def _exact(x: Tensor, error: float) -> int:
+    """The exact law of the variance, divided by N: (κ - 1)/N - (κ - 3)/(N (N - 1))."""
+    c = x.detach() - x.detach().mean(0)
+    kappa = ((c**4).mean(0) / (c**2).mean(0) ** 2).max().item()
+    n = 2
+    while (kappa - 1) / n - (kappa - 3) / (n * (n - 1)) > error**2:
+        n += 1
+    return n
+
+
+@check(
+    praise="enough images for the worst feature, whatever its distribution",
+    cases={
+        f"{name}, error {error:g}{', ' + how if how else ''}": (name, error, how)
+        for name, error, how in [
+            ("a normal feature", 0.1, ""),
+            ("a uniform feature", 0.05, ""),
+            ("a feature far from 0, of small spread", 0.2, ""),
+            ("a heavy tail in the middle", 0.1, ""),
+            ("a heavy tail of small variance first", 0.2, ""),
+            ("a heavy tail of small variance last", 0.15, ""),
+            ("seven features", 0.08, ""),
+            ("a heavy tail in the middle", 0.2, "float32"),
+        ]
+    },
+    tolerance=(0.0, 4.0),
+    hints={"the given x": "it changes the x that it was given: work on new tensors"},
+    right={"the law": _needed(), "the exact law": _exact},
+    mistakes={
+        "that is right for normal features only: measure κ": _needed(
+            law=lambda kappa, error: 2 / error**2
+        ),
+        "that is the number for the mean, not for the variance": _needed(
+            law=lambda kappa, error: 1 / error**2
+        ),
+        "the relative standard deviation is the root": _needed(
+            law=lambda kappa, error: (kappa - 1) / error
+        ),
+        "the law has κ - 1, not κ": _needed(law=lambda kappa, error: kappa / error**2),
+        "κ here is 3 for a normal distribution: it is not the excess κ - 3": _needed(
+            law=lambda kappa, error: (kappa - 4) / error**2
+        ),
+        "κ is 3 for a normal distribution: add nothing": _needed(
+            law=lambda kappa, error: (kappa + 2) / error**2
+        ),
+        "it must be enough for every feature, also for the worst": _needed(
+            worst=lambda kappa, var: kappa.min()
+        ),
+        "it must be enough for every feature, not on average": _needed(
+            worst=lambda kappa, var: kappa.mean()
+        ),
+        "it must be enough for every feature, not for the first": _needed(
+            worst=lambda kappa, var: kappa[0]
+        ),
+        "it must be enough for every feature, not for the one with the largest "
+        "variance": _needed(worst=lambda kappa, var: kappa[var.argmax()]),
+        "take the moments about the mean: subtract it first": _needed(
+            centre=lambda x: x
+        ),
+    },
+)
+def images_needed(answer: Callable, name: str, error: float, how: str) -> dict:
+    """Exercise 6.1: the smallest batch size for a variance that good."""
+    x = _features()[name]
+    x = x.float() if how == "float32" else x
+    before = x.clone()
+    result = answer(x, error)
+    expect_written(result)
+    result = torch.as_tensor(result).detach()
     expect(
-        min(small, large) < 33,
-        f"{found}: these look like errors; return the difference to the nets with "
-        "ε = 1e-5, seed by seed",
+        result.numel() == 1,
+        "return one number, the batch size that is enough for every feature; got shape "
+        f"{tuple(result.shape)}",
     )
+    n = float(result)
     expect(
-        not (small > 0 > large),
-        f"{found}: the other way round; it is the error, not the accuracy, with ε "
-        "minus that with 1e-5",
+        abs(n - round(n)) < 1e-9, f"a batch size is a whole number: got {n:g}; round up"
     )
-    for eps, (low, high) in EPSILONS.items():
-        expect(
-            low < means[eps] < high,
-            f"{found}; at {eps} we expect {low} to {high} after 128 updates in batches "
-            "of 2, each net at the best of the four rates",
-        )
-    return found
+    return {"the batch size": n, "the given x": bool((x == before).all())}
+
+
+def _parts(x: Tensor, size: int) -> list[Tensor]:
+    parts = list(x.split(size))
+    if len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
+def _by_hand(layer: nn.Module, x: Tensor, **more: object) -> Tensor:
+    settings = dict(momentum=layer.momentum, eps=layer.eps) | more
+    memory = layer.running_mean, layer.running_var
+    return F.batch_norm(
+        x, *memory, layer.weight, layer.bias, layer.training, **settings
+    )
+
+
+def _ghost(
+    cut: Callable = _parts,
+    run: Callable = lambda layer, part: layer(part),
+    in_eval: Callable = lambda layer, x: layer(x),
+) -> Callable:
+    """A right answer, with a part exchanged."""
+
+    def answer(layer: nn.Module, x: Tensor, size: int) -> Tensor:
+        if not layer.training:
+            return in_eval(layer, x)
+        return torch.cat([run(layer, part) for part in cut(x, size)])
+
+    return answer
+
+
+def _once(layer: nn.Module, x: Tensor, size: int) -> Tensor:
+    """Group by group, with the memory of the whole batch."""
+    if not layer.training:
+        return layer(x)
+    other = copy.deepcopy(layer)
+    with torch.no_grad():
+        layer(x)
+    other.weight, other.bias = layer.weight, layer.bias
+    return torch.cat([other(part) for part in _parts(x, size)])
+
+
+def _without_memory(layer: nn.Module, x: Tensor, size: int) -> Tensor:
+    other = copy.deepcopy(layer)
+    other.weight, other.bias = layer.weight, layer.bias
+    return (
+        torch.cat([other(part) for part in _parts(x, size)])
+        if layer.training
+        else layer(x)
+    )
+
+
+def _interleaved(layer: nn.Module, x: Tensor, size: int) -> Tensor:
+    groups = max(1, len(x) // size)
+    if not layer.training or len(x) % groups:
+        return _ghost()(layer, x, size)
+    y = torch.empty_like(x)
+    for k in range(groups):
+        y[k::groups] = layer(x[k::groups])
+    return y
+
+
+def _left_in_eval(layer: nn.Module, x: Tensor, size: int) -> Tensor:
+    y = _ghost()(layer, x, size)
+    layer.eval()
+    return y
+
+
+def _as_if_training(layer: nn.Module, x: Tensor) -> Tensor:
+    mode = layer.training
+    y = layer.train()(x)
+    layer.train(mode)
+    return y
+
+
+def _ghost_cases() -> dict[str, tuple]:
+    own = dict(eps=0.1, momentum=0.4)
+    return {
+        "6 groups of 2": ((12, 3), 2, True, {}),
+        "3 groups of 4": ((12, 3), 4, True, own),
+        "groups of 4, 4, 3": ((11, 3), 4, True, dict(eps=1e-2)),
+        "groups of 4 and 5: one example is left over": ((9, 3), 4, True, own),
+        "a size larger than the batch": ((5, 3), 8, True, dict(momentum=0.3)),
+        "images, groups of 2": ((6, 3, 4, 4), 2, True, own),
+        "images, groups of 2 and 3": ((5, 3, 4, 4), 2, True, {}),
+        "sequences": ((8, 3, 5), 3, True, own),
+        "momentum None": ((12, 3), 4, True, dict(momentum=None)),
+        "affine=False": ((12, 3), 4, True, dict(affine=False, eps=0.2)),
+        "no stored statistics": ((8, 3), 4, True, dict(track_running_stats=False)),
+        "float32": ((12, 3), 4, True, own, torch.float32),
+        "gradients off": ((12, 3), 4, True, own, torch.float64, "off"),
+        "eval mode": ((12, 3), 4, False, own),
+        "eval mode, one example": ((1, 3), 4, False, own),
+    }
+
+
+@check(
+    praise="equal to the layer group by group: output, gradient, memory",
+    cases=_ghost_cases(),
+    tolerance=(1e-6, 1e-8),
+    hints={
+        "the output": "the output is not that of the layer, group by group",
+        "whether*": "the output is cut off from the gradient",
+        "the gradient*": "the output is right and its gradient is not",
+        "running_mean": "running_mean should be updated once per group, as the layer "
+        "does it",
+        "running_var": "running_var should be updated once per group, as the layer "
+        "does it",
+        "num_batches_tracked": "the layer counts its batches, one for each group: let "
+        "the layer itself run, or count",
+        "the mode of*": "it leaves the layer in another mode",
+    },
+    right={"the layer on each group": _ghost()},
+    mistakes={
+        "that is one batch: normalise each group by itself": _ghost(
+            cut=lambda x, size: [x]
+        ),
+        "`size` is the number of examples in a group, not the number of groups": _ghost(
+            cut=lambda x, size: (
+                [p for p in x.chunk(size)] if len(x) >= 2 * size else [x]
+            )
+        ),
+        "a group is consecutive examples, not every k-th one": _interleaved,
+        "a last group of one example joins the group before it; a longer one stays by "
+        "itself": _ghost(
+            cut=lambda x, size: (
+                list(x.split(size))
+                if len(x) % size == 0 or len(x) < size
+                else [*x[: len(x) // size * size - size].split(size)]
+                + [x[len(x) // size * size - size :]]
+            )
+        ),
+        "it uses ε = 1e-5: take the layer's own": _ghost(
+            run=lambda layer, x: _by_hand(layer, x, eps=1e-5)
+        ),
+        "the layer's γ and β are missing": _ghost(
+            run=lambda layer, x: F.batch_norm(
+                x,
+                layer.running_mean,
+                layer.running_var,
+                None,
+                None,
+                True,
+                layer.momentum or 0.1,
+                layer.eps,
+            )
+        ),
+        "in eval mode it should use the stored statistics": _ghost(
+            in_eval=lambda layer, x: (
+                _as_if_training(layer, x) if len(x) > 1 else layer(x)
+            )
+        ),
+        "the memory should be updated once per group, not once per batch": _once,
+        "the memory should be updated once per group, not left alone": _without_memory,
+        "it leaves the layer in another mode": _left_in_eval,
+    },
+)
+def ghost_forward(
+    answer: Callable,
+    shape: tuple,
+    size: int,
+    training: bool,
+    options: dict,
+    dtype: torch.dtype = torch.float64,
+    how: str = "",
+) -> dict:
+    """Exercise 6.2: a batch-norm layer applied to groups of examples."""
+    kind = nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d
+    layer = fill(kind(shape[1], **options)).to(dtype).train(training)
+    x = 1 + 2 * torch.randn(shape, dtype=dtype)
+    before, weights = x.clone(), torch.randn(shape, dtype=dtype)
+    x.requires_grad_()
+    with torch.set_grad_enabled(how != "off"):
+        y = answer(layer, x, size)
+    expect_written(y)
+    expect(
+        isinstance(y, Tensor) and y.shape == x.shape,
+        f"return one tensor of the shape of x, {tuple(shape)}",
+    )
+    seen = {"the output": y.detach(), "whether it has a gradient": y.requires_grad}
+    seen["the given x"] = bool((x == before).all())
+    if y.requires_grad:
+        inputs = [x, *layer.parameters()]
+        found = torch.autograd.grad((y * weights).sum(), inputs, allow_unused=True)
+        for name, one in zip(("x", "γ", "β"), found):
+            seen[f"the gradient of {name}"] = one
+    return seen | dict(state_of(layer))
+
+
+epsilon_gain = Measured(
+    "epsilon_gain",  # exercise 6.4: what a larger ε does to a batch of 2
+    calls=[(eps,) for eps in EPSILONS],
+    ranges=[(f"at {eps:g}", *pair) for eps, pair in EPSILONS.items()],
+    said="{:.1f} points at ε = 0.1, {:.1f} at ε = 10",
+    asked="after 128 updates in batches of 2, each net at the best of the four rates",
+    not_finite="use the rates of `rates(-3, 0)`",
+    right=[(-20, 15), (-10, 25), (-30, 6)],
+    wrong=[
+        Wrong("does ε reach the layers?", lambda a, b: a == b, (-20, -20)),
+        Wrong(
+            "measure in points, error in %",
+            lambda a, b: max(abs(a), abs(b)) <= 1.2,
+            (-0.2, 0.15),
+        ),
+        Wrong(
+            "these look like errors; return the difference to the nets with ε = 1e-5, "
+            "seed by seed",
+            lambda a, b: min(a, b) >= 33,
+            (40, 75),
+        ),
+        Wrong(
+            "the other way round; it is the error, not the accuracy, with ε minus that "
+            "with 1e-5",
+            lambda a, b: a > 0 > b,
+            (20, -15),
+        ),
+    ],
+)

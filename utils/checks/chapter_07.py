@@ -1,70 +1,99 @@
 """Checks of chapter 07, mini-batch size 1."""
 
-import copy
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from utils.checks.framework import (
+    Measured,
+    Wrong,
     check,
     expect,
     expect_written,
-    mean_difference,
 )
+from utils.checks.modules import fill, state_of
 
 
-@check
-def batch_of_two(answer: Callable) -> str:
-    """Exercise 7.2: the normalised value of a in the batch {a, b}."""
-    difference = torch.tensor(
-        [[3.0, 0.5, 0.02, 1e-3], [0.0, -1e-3, -0.3, -40.0]], dtype=torch.float64
-    )
-    a = torch.linspace(-2, 2, 8, dtype=torch.float64).view(2, 4)
-    b = a - difference
+def _of_two(
+    by: Callable = lambda half, eps: torch.sqrt(half**2 + eps), sign: float = 1.0
+) -> Callable:
+    """A right answer, with a part exchanged."""
 
-    def close(result: torch.Tensor, wrong: torch.Tensor) -> bool:
-        return torch.allclose(result, wrong, rtol=1e-4, atol=1e-5)
-
-    for eps in (1e-5, 1e-3):
-        pair = torch.stack([a.flatten(), b.flatten()])  # (2, 8): 8 features
-        layer = nn.BatchNorm1d(8, eps=eps, affine=False, dtype=torch.float64)
-        right = layer(pair)[0].view_as(a)
-        result = answer(a.clone(), b.clone(), eps)
-        expect_written(result)
-        result = torch.as_tensor(result, dtype=torch.float64)
-        expect(
-            result.shape == a.shape,
-            f"for a and b of shape {tuple(a.shape)} it should return that "
-            f"shape, one value for each a; got {tuple(result.shape)}",
-        )
+    def answer(a: Tensor, b: Tensor, eps: float = 1e-5) -> Tensor:
         half = (a - b) / 2
-        expect(
-            not close(result, -right),
-            "the sign is reversed: when a > b, a lies above the mean",
-        )
-        expect(
-            not close(result, half / torch.sqrt(2 * half**2 + eps)),
-            "that is the variance divided by N - 1; to normalise, BN divides by N",
-        )
-        expect(
-            not close(result, half / (half.abs() + eps)),
-            "eps is added to the variance, under the root, not to its root",
-        )
-        expect(
-            not close(torch.nan_to_num(result), torch.sign(half)),
-            "right for large differences; now mind eps: what if a and b are "
-            "nearly the same?",
-        )
-        error = (result - right).abs() - 1e-4 * right.abs()
-        worst = error.nan_to_num(nan=torch.inf).argmax()
-        gap, expected, got = (t.flatten()[worst] for t in (difference, right, result))
-        expect(
-            close(result, right),
-            f"for a - b = {gap:g} and eps = {eps:g} BN gives "
-            f"{expected:.6f}, yours gives {got:.6f}",
-        )
-    return "equal to nn.BatchNorm1d, from large differences down to none"
+        return sign * half / by(half, eps)
+
+    return answer
+
+
+def _of_differences() -> Tensor:
+    rows = [[3.0, 0.5, 0.02, 1e-3], [0.0, -1e-3, -0.3, -40.0]]
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+@check(
+    praise="equal to nn.BatchNorm1d, from large differences down to none",
+    cases={
+        f"a and b of shape {shape}, {f'eps = {eps[0]:g}' if eps else 'eps not given'}"
+        + f"{', ' + how if how else ''}": (shape, eps, how)
+        for shape, eps, how in [
+            ((2, 4), (1e-5,), ""),
+            ((2, 4), (1e-3,), ""),
+            ((8,), (0.5,), ""),
+            ((2, 2, 2), (1e-2,), ""),
+            ((2, 1, 2, 2), (1e-5,), ""),
+            ((8,), (), ""),
+            ((2, 4), (1e-2,), "float32"),
+        ]
+    },
+    tolerance=(1e-4, 1e-6),
+    hints={
+        "the given tensors": "it changes a or b: work on new tensors",
+    },
+    right={"in closed form": _of_two()},
+    mistakes={
+        "the sign is reversed: when a > b, a lies above the mean": _of_two(sign=-1.0),
+        "that is the variance divided by N - 1; to normalise, BN divides by N": _of_two(
+            lambda half, eps: torch.sqrt(2 * half**2 + eps)
+        ),
+        "eps is added to the variance, under the root, not to its root": _of_two(
+            lambda half, eps: half.abs() + eps
+        ),
+        "eps is fixed at 1e-5: use the one that is given": _of_two(
+            lambda half, eps: torch.sqrt(half**2 + 1e-5)
+        ),
+        "right for large differences; now mind eps: what if a and b are nearly the "
+        "same?": (
+            lambda a, b, eps=1e-5: torch.sign(a - b),
+            _of_two(lambda half, eps: half.abs()),
+        ),
+        "half the difference is the distance to the mean: halve it above, too": _of_two(
+            lambda half, eps: torch.sqrt(half**2 + eps), sign=2.0
+        ),
+        "the variance is a quarter of the squared difference": _of_two(
+            lambda half, eps: torch.sqrt(4 * half**2 + eps)
+        ),
+    },
+)
+def batch_of_two(answer: Callable, shape: tuple, eps: tuple, how: str) -> dict:
+    """Exercise 7.2: the normalised value of a in the batch {a, b}."""
+    a = torch.linspace(-2, 2, 8, dtype=torch.float64).view(shape)
+    b = a - _of_differences().view(shape)
+    if how == "float32":  # where small differences of a and b lose their digits
+        b = (a - 8 * torch.linspace(-1, 1, 8, dtype=torch.float64).view(shape)).float()
+        a = a.float()
+    before = a.clone(), b.clone()
+    result = answer(a, b, *eps)
+    expect_written(result)
+    y = torch.as_tensor(result)
+    expect(
+        y.shape == a.shape,
+        f"it should return that shape, one value for each a; got {tuple(y.shape)}",
+    )
+    given = bool((a == before[0]).all() and (b == before[1]).all())
+    return {"the normalised a": y.double().nan_to_num(0.0), "the given tensors": given}
 
 
 LAYERS = {  # name: the layer, the shape of its input, values per channel
@@ -75,118 +104,157 @@ LAYERS = {  # name: the layer, the shape of its input, values per channel
     "two images": (nn.BatchNorm2d, (2, 4, 5, 5), 50),
     "a pooled image": (nn.BatchNorm2d, (1, 4, 1, 1), 1),
 }
+OPTIONS = [
+    dict(eps=1e-3, momentum=0.3),
+    dict(),
+    dict(eps=0.2, momentum=None),
+    dict(affine=False, eps=0.05),
+]
 
 
-def _norm(kind: type[nn.Module]) -> nn.Module:
-    """A layer whose γ, β and running statistics are not 0 and 1."""
-    layer = kind(4, eps=1e-3, momentum=0.3, dtype=torch.float64)
+def _stored(layer: nn.Module, x: Tensor, **more: object) -> Tensor:
+    settings = dict(weight=layer.weight, bias=layer.bias, eps=layer.eps) | more
+    return F.batch_norm(x, layer.running_mean, layer.running_var, **settings)
+
+
+def _careful(
+    count: Callable = lambda x: x.numel() // x.shape[1],
+    enough: Callable = lambda values, at_least: values >= at_least,
+    fallback: Callable = _stored,
+    run: Callable = lambda layer, x: layer(x),
+    then: Callable = lambda layer: None,
+) -> Callable:
+    """A right answer, with a part exchanged."""
+
+    def answer(layer: nn.Module, x: Tensor, at_least: int) -> Tensor:
+        fine = layer.training and enough(count(x), at_least)
+        y = run(layer, x) if fine else fallback(layer, x)
+        then(layer)
+        return y
+
+    return answer
+
+
+def _to_eval(layer: nn.Module, x: Tensor) -> Tensor:
+    return layer.eval()(x)
+
+
+def _cut(layer: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
-        for tensor, low, high in (
-            (layer.weight, 0.5, 2),
-            (layer.bias, -1, 1),
-            (layer.running_mean, -1, 1),
-            (layer.running_var, 0.5, 3),
-        ):
-            tensor.uniform_(low, high)
-    return layer
+        return _stored(layer, x)
 
 
-def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-6, atol=1e-8)
+def _by_function(layer: nn.Module, x: Tensor) -> Tensor:
+    """As the layer does it, without its counter."""
+    memory = layer.running_mean, layer.running_var
+    rest = layer.weight, layer.bias, True, layer.momentum or 0.1, layer.eps
+    return F.batch_norm(x, *memory, *rest)
 
 
-def _compare(name: str, answer: Callable, at_least: int, training: bool) -> None:
-    kind, shape, values = LAYERS[name]
-    ours = _norm(kind).train(training)
-    theirs = copy.deepcopy(ours)
-    enough = training and values >= at_least
-    theirs.train(enough)
-    x1 = torch.randn(shape, dtype=torch.float64, requires_grad=True)
-    x2 = x1.detach().clone().requires_grad_()
-    right = theirs(x2)
-    if not enough:
-        theirs.train(training)
-    stored = copy.deepcopy(ours).eval()(x2).detach()
-    try:
-        result = answer(ours, x1, at_least)
-    except ValueError as error:
-        expect(
-            "more than 1 value" not in str(error),
-            f"{name}, shape {shape}: PyTorch's error; with too few values do not "
-            "call the layer in train mode",
+ENOUGH = (
+    "these are enough, and it used the stored statistics. Count images times "
+    "positions; `at_least` itself is enough"
+)
+TOO_FEW = "too few, so the output should be that of eval mode: count values per channel"
+MODE = "it leaves the layer in another mode"
+
+
+@check(
+    praise="the layer, where it has enough values; its stored statistics elsewhere",
+    cases={
+        f"{name}, at_least={at_least}, {'train' if training else 'eval'} mode{more}": (
+            *(name, at_least, training, OPTIONS[k % 4], more),
         )
-        raise
-    expect_written(result)
-    case = (
-        f"{name}, shape {shape}, {values} values per channel, at_least={at_least}, "
-        f"{'train' if training else 'eval'} mode"
-    )
-    expect(isinstance(result, torch.Tensor), f"{case}: return the layer's output")
-    expect(
-        _same(result.detach(), right.detach()) or not _same(result.detach(), stored),
-        f"{case}: these are enough, and it used the stored statistics. Count images "
-        "times positions; `at_least` itself is enough",
-    )
-    expect(
-        _same(result.detach(), right.detach()) or enough or not training,
-        f"{case}: too few, so the output should be that of eval mode",
-    )
-    expect(
-        _same(result.detach(), right.detach()),
-        f"{case}: the output is not that of the layer in this mode; mind γ, β and the "
-        "layer's own eps",
-    )
-    expect(ours.training == training, f"{case}: it leaves the layer in another mode")
-    for key, value in theirs.state_dict().items():
-        expect(
-            torch.equal(ours.state_dict()[key], value)
-            or _same(ours.state_dict()[key].double(), value.double()),
-            f"{case}: {key} should " + ("move on" if enough else "stay as it was"),
+        for k, (name, at_least, training, more) in enumerate(
+            [(n, a, True, "") for a in (6, 2, 7, 51, 11) for n in LAYERS]
+            + [(n, 6, False, "") for n in LAYERS]
+            + [
+                ("a dense input", 3, True, ", float32"),
+                ("an image", 9, True, ", gradients off"),
+            ]
         )
-    expect(result.requires_grad, f"{case}: no gradient can flow through the output")
-    (right**3).sum().backward()
-    (result**3).sum().backward()
-    pairs = [(x1, x2), (ours.weight, theirs.weight), (ours.bias, theirs.bias)]
-    expect(
-        all(a.grad is not None and _same(a.grad, b.grad) for a, b in pairs),
-        f"{case}: the gradient to γ, β or x is not the layer's",
-    )
-
-
-@check
-def careful(answer: Callable) -> str:
+        if not (LAYERS[name][2] == 1 and at_least < 2)
+    },
+    tolerance=(1e-6, 1e-8),
+    hints={
+        "the output": "the output is not that of the layer in this mode; mind γ, β and "
+        "the layer's own eps",
+        "whether*": "no gradient can flow through the output",
+        "the gradient*": "the gradient to γ, β or x is not the layer's",
+        "the mode of*": MODE,
+        "running*": "the running statistics should move on where there are enough "
+        "values, and stay as they were where not",
+        "num_batches*": "the batch counter should move on where there are enough "
+        "values, and stay as it was where not",
+    },
+    right={"with the function": _careful()},
+    mistakes={
+        ENOUGH: (
+            _careful(count=len),
+            _careful(enough=lambda values, at_least: values > at_least),
+        ),
+        TOO_FEW: _careful(enough=lambda values, at_least: values > 1),
+        "without enough values take the layer's own eps": _careful(
+            fallback=lambda layer, x: _stored(layer, x, eps=1e-5)
+        ),
+        "without enough values γ and β are missing": _careful(
+            fallback=lambda layer, x: _stored(layer, x, weight=None, bias=None)
+        ),
+        MODE: (
+            _careful(fallback=_to_eval),
+            _careful(then=lambda layer: layer.train()),
+            _careful(then=lambda layer: layer.eval()),
+        ),
+        "no gradient can flow through the output": _careful(fallback=_cut),
+        "where there are enough values, let the layer itself run: it counts batches, "
+        "and momentum None needs the count": _careful(run=_by_function),
+    },
+)
+def careful(
+    answer: Callable, name: str, at_least: int, training: bool, options: dict, more: str
+) -> dict:
     """Exercise 7.4: a BN layer that takes stored statistics for small batches."""
-    for training in (True, False):
-        for at_least in (6, 2, 7, 51):
-            for name in LAYERS:
-                _compare(name, answer, at_least, training)
-    return "the layer, where it has enough values; its stored statistics elsewhere"
+    kind, shape, _ = LAYERS[name]
+    dtype = torch.float32 if "float32" in more else torch.float64
+    layer = fill(kind(4, **options)).to(dtype).train(training)
+    x = torch.randn(shape, dtype=dtype)
+    before, weights = x.clone(), torch.randn(shape, dtype=dtype)
+    x.requires_grad_()
+    with torch.set_grad_enabled("off" not in more):
+        y = answer(layer, x, at_least)
+    expect_written(y)
+    expect(isinstance(y, Tensor), "return the layer's output")
+    seen = {"the output": y.detach(), "the given x": bool((x == before).all())}
+    seen["whether it has a gradient"] = y.requires_grad
+    if y.requires_grad and y.shape == x.shape:
+        inputs = [x, *layer.parameters()]
+        found = torch.autograd.grad((y * weights).sum(), inputs, allow_unused=True)
+        for one, part in zip(found, ("x", "γ", "β")):
+            seen[f"the gradient of {part}"] = one
+    return seen | dict(state_of(layer))
 
 
 # Points lost when one BN layer takes its statistics per image, and what we accept
 COSTS = {0: (-20.0, 25.0), 1: (-20.0, 25.0)}
 
-
-@check
-def layer_cost(answer: Callable) -> str:
-    """Exercise 7.5: one early BN layer per image, by its numbers alone."""
-    advice = "choose lower rates"
-    first, second = (mean_difference(answer(place), advice) for place in (0, 1))
-    found = f"{first:.1f} points in the first layer, {second:.1f} in the second"
-    expect(
-        max(abs(first), abs(second)) < 40,
-        f"{found}: these look like accuracies, or like the last layer's loss",
-    )
-    expect(first != second, f"{found}: does `place` reach the net?")
-    expect(
-        max(abs(first), abs(second)) > 0.35,
-        f"{found}: measure in points, with accuracy in %",
-    )
-    for place, loss in ((0, first), (1, second)):
-        low, high = COSTS[place]
-        expect(
-            low < loss < high,
-            f"{found}; in layer {place} we expect {low:g} to {high:g} after 128 "
-            "updates in batches of 8, each net at the best of the four rates",
-        )
-    return found
+layer_cost = Measured(
+    "layer_cost",  # exercise 7.5: one early BN layer per image
+    calls=[(0,), (1,)],
+    ranges=[(f"in layer {place}", *pair) for place, pair in COSTS.items()],
+    said="{:.1f} points in the first layer, {:.1f} in the second",
+    asked="after 80 updates in batches of 8, each net at the best of its rates",
+    right=[(2.0, 8.0), (-1.0, 3.0), (10, 20)],
+    wrong=[
+        Wrong(
+            "these look like accuracies, or like the last layer's loss",
+            lambda a, b: max(abs(a), abs(b)) >= 40,
+            (80, 75),
+        ),
+        Wrong("does `place` reach the net?", lambda a, b: a == b, (5, 5)),
+        Wrong(
+            "measure in points, with accuracy in %",
+            lambda a, b: max(abs(a), abs(b)) <= 0.35,
+            (0.02, 0.08),
+        ),
+    ],
+)

@@ -2,264 +2,405 @@
 
 import copy
 from collections.abc import Callable
-from functools import partial
 
-import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from utils.checks.framework import (
+    Guarded,
+    Measured,
+    Wrong,
     check,
     expect,
     expect_written,
-    mean_difference,
+    same,
+    same_numbers,
 )
+from utils.checks.modules import fill, hooks, settings_of
 from utils.data import Split
 from utils.training import batches
-
-CHANNELS = 5
-
-
-def _near(a: torch.Tensor, b: torch.Tensor, tolerance: float = 1e-5) -> bool:
-    """Equal but for rounding, also where a plain tensor stayed in float32."""
-    same = a.shape == b.shape
-    return same and torch.allclose(a.double(), b, rtol=tolerance, atol=tolerance)
 
 
 def _make(answer: Callable, *arguments: object, **settings: object) -> nn.Module:
     try:
-        layer = answer(*arguments, **settings)
+        with same_numbers():
+            layer = answer.function(*arguments, **settings)
     except TypeError as error:
         expect(False, f"it cannot be made with the patient's arguments: {error}")
     except KeyError as error:
-        told = "already exists" in str(error)
         expect(
-            not told,
+            "already exists" not in str(error),
             f"it cannot be made: {error}. The patient's __init__ has set it as a "
-            "plain tensor: derive from nn.Module instead, or `del` it first",
+            "plain tensor: put register_buffer in that line's place, or `del` it first",
         )
-        raise
+        return answer(*arguments, **settings)
+    except Exception:
+        return answer(*arguments, **settings)  # again, to tell it in words
     expect_written(layer)
     expect(isinstance(layer, nn.Module), f"it should be an nn.Module, got {layer!r}")
     return layer
 
 
-def _run(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    y = layer(x)
+def _run(layer: nn.Module, x: Tensor) -> Tensor:
+    y = Guarded(layer)(x)
     expect_written(y)
     expect(
-        isinstance(y, torch.Tensor) and y.shape == x.shape,
+        isinstance(y, Tensor) and y.shape == x.shape,
         f"for an input of shape {tuple(x.shape)} it should return that shape, "
         f"got {tuple(getattr(y, 'shape', ())) or type(y).__name__}",
     )
     return y
 
 
-def _memory(layer: nn.Module) -> list[torch.Tensor]:
+def _memory(layer: nn.Module) -> list[Tensor]:
     names = "running_mean", "running_var"
     for name in names:
         expect(
-            isinstance(getattr(layer, name, None), torch.Tensor),
+            isinstance(getattr(layer, name, None), Tensor),
             f"keep the name {name}: other code asks for it",
         )
     return [getattr(layer, name) for name in names]
 
 
-def _pair(answer: Callable, **settings: float) -> tuple[nn.Module, nn.Module]:
-    """The answer's layer and PyTorch's, in float64, with the same γ and β."""
-    layer = _make(answer, CHANNELS, **settings).double()
-    judge = nn.BatchNorm1d(CHANNELS, **settings).double()
+def _norm(**m: object) -> type[nn.Module]:
+    """A right layer, with a switch for each mistake."""
+
+    class Norm(nn.Module):
+        def __init__(self, channels, eps=1e-5, momentum=0.1, **_):
+            super().__init__()
+            self.gamma = nn.Parameter(torch.ones(channels))
+            self.beta = nn.Parameter(torch.zeros(channels))
+            start = torch.zeros(channels), torch.ones(channels)
+            for name, tensor in zip(("running_mean", "running_var"), start):
+                if m.get("plain"):
+                    setattr(self, name, tensor)
+                else:
+                    keep = not m.get("not_saved")
+                    self.register_buffer(name, tensor, persistent=keep)
+            self.eps = m.get("eps", eps)
+            self.momentum = m.get("momentum", lambda given: given)(momentum)
+            self.sizes, self.rank = _.get("sizes"), _.get("rank")
+
+        def forward(self, x):
+            mean, var = self.running_mean, self.running_var
+            if m.get("mode", lambda layer: layer.training)(self):
+                mean, var = self.learn(x)
+            elif m.get("learns_in_eval"):
+                mean.lerp_(x.detach().mean(0), 0.1)
+            if m.get("doubles"):
+                x = x.data.mul_(2) / 2
+            by = (var + self.eps).sqrt()
+            by = var.sqrt() + self.eps if m.get("outside") else by
+            with torch.set_grad_enabled(self.training or not m.get("cut_in_eval")):
+                return self.gamma * ((x - mean) / by) + self.beta
+
+        def learn(self, x):
+            n = m.get("count", lambda layer, x: len(x))(self, x)
+            mean, var = m.get("statistics", _two_passes)(x)
+            keep = m.get("keeps", ())
+            stored = [mean, var if m.get("biased") else var * n / max(n - 1, 1)]
+            stored = [s if k in keep else s.detach() for k, s in enumerate(stored)]
+            old, weight = [self.running_mean, self.running_var], self.momentum
+            new = [(1 - weight) * a + weight * b for a, b in zip(old, stored)]
+            if keep:
+                self.running_mean, self.running_var = new
+            else:
+                old[0].copy_(new[0]), old[1].copy_(new[1])
+            if m.get("unbiased"):
+                var = var * n / max(n - 1, 1)
+            cut = m.get("cut", ())
+            pair = mean, var
+            return [t.detach() if k in cut else t for k, t in enumerate(pair)]
+
+    return Norm
+
+
+def _two_passes(x: Tensor) -> tuple[Tensor, Tensor]:
+    mean = x.mean(0)
+    return mean, ((x - mean) ** 2).mean(0)
+
+
+def _one_pass(x: Tensor, repair: Callable = lambda var: var) -> tuple[Tensor, Tensor]:
+    return x.mean(0), repair((x * x).mean(0) - x.mean(0) ** 2)
+
+
+def _parts(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Each example's own mean and variance, averaged: of halves."""
+    halves = x.chunk(2)
+    return tuple(sum(t) / len(halves) for t in zip(*map(_two_passes, halves)))
+
+
+TOO_SMALL = (
+    "in train mode the outputs are too small, and more so in a small batch: which "
+    "variance is for normalising, which for storing?"
+)
+UNKNOWN = (
+    "in train mode the output is right and the gradient of the input is not: summed "
+    "over the batch it should give 0. Of what in the forward pass does autograd not "
+    "know?"
+)
+STORED = (
+    "the running mean is right and the running variance is not. Which variance is "
+    "stored, and of how many examples?"
+)
+LAST = (
+    "the memory is nearly the mean of the last batch alone, the more so the smaller "
+    "momentum is: which of its weights belongs to the new batch?"
+)
+GRAPH = (
+    "after a batch in train mode the memory has requires_grad: it holds on to the "
+    "batches that it has seen"
+)
+NOT_SAVED = (
+    "after state_dict and load_state_dict a fresh layer answers differently in eval "
+    "mode: what was saved, and what moves with .double()?"
+)
+MODE = (
+    "in train mode under torch.no_grad() the output is not that of train mode: the "
+    "mode decides, whether gradients are on or off"
+)
+ALONE = (
+    "in eval mode with gradients on, the output for an example alone differs from "
+    "the one among others"
+)
+FIXED_EPS = "ε is fixed: use the one that was given"
+MOMENTUM = "the memory does not mind momentum: use the one that was given"
+OUTSIDE = "ε is added to the variance, under the root, not to its root"
+ONE_PASS = (
+    "far from zero float32 inputs with standard deviation 1 give outputs with other "
+    "ones, or NaN: digits that are lost in the variance cannot be put back afterwards"
+)
+IN_EVAL = "in eval mode the memory changes"
+CUT_IN_EVAL = "in eval mode no gradient reaches the input"
+TRAINS = "in train mode it uses the memory and not the batch"
+LAYER_HINTS = {
+    "the memory has requires_grad": GRAPH,
+    "eval mode, alone": ALONE,
+    "the memory in eval mode": IN_EVAL,
+    "the gradient in eval mode": CUT_IN_EVAL,
+    "under torch.no_grad(), the output": MODE,
+    "the loaded layer's output": NOT_SAVED,
+    "the memory's type": NOT_SAVED,
+    "finite": ONE_PASS,
+    "right to a few percent": ONE_PASS,
+    "train mode, batch*": "the output or the gradient in train mode differs from "
+    "nn.BatchNorm1d's",
+    "the running mean": "the running mean is not nn.BatchNorm1d's: with momentum m it "
+    "is (1 - m) times the old one plus m times the batch's",
+    "the running variance": STORED,
+}
+
+
+def _trained(
+    answer: Callable,
+    channels: int,
+    settings: dict,
+    sizes: tuple[int, ...],
+    dtype: torch.dtype = torch.float64,
+    how: str = "",
+) -> dict:
+    """A layer that sees batches of these sizes, then eval mode, then one more."""
+    layer = _make(answer, channels, **settings).to(dtype)
     parameters = list(layer.parameters())
     expect(
-        [p.shape for p in parameters] == [(CHANNELS,)] * 2,
+        [p.shape for p in parameters] == [(channels,)] * 2,
         "it should have two parameters, γ and β, one number per channel each",
     )
     with torch.no_grad():
-        for mine, its in zip(parameters, judge.parameters(), strict=True):
-            its.copy_(0.5 + torch.rand(CHANNELS))
-            mine.copy_(its)
-    return layer, judge
+        for p in parameters:
+            p.copy_(0.5 + torch.rand(channels))
+    seen: dict[str, object] = {}
 
+    def learn(n: int, scale: float, more: str = "") -> None:
+        x = scale * (3 + 2 * torch.randn(channels, n, dtype=dtype))
+        x = x.T if how == "not contiguous" else x.T.contiguous()
+        given, dy = x.clone(), torch.randn(n, channels, dtype=dtype)
+        x.requires_grad_()
+        with torch.set_grad_enabled(how != "no_grad"):
+            y = _run(layer, x)
+        expect(bool((x == given).all()), "it changes its input in place")
+        if how == "no_grad":
+            seen["under torch.no_grad(), the output"] = y
+            return
+        name = f"train mode, batch {n}{more}"
+        seen[name] = y
+        expect(y.requires_grad, "in train mode the output has no gradient")
+        found = torch.autograd.grad(y, [x, *parameters], dy, allow_unused=True)
+        for part, one in zip(("the input", "γ", "β"), found):
+            seen[f"{name}: the gradient of {part}"] = one
 
-def _train_batch(layer: nn.Module, judge: nn.Module, x: torch.Tensor) -> None:
-    """Output and gradients in train mode."""
-    mine, its = (x.clone().requires_grad_() for _ in range(2))
-    y, right = _run(layer, mine), judge(its)
-    expect(torch.equal(mine.detach(), x), "it changes its input in place")
-    n, eps, beta = len(x), judge.eps, judge.bias.detach()
-    var = x.var(0, correction=0)
-    shrink = ((var + eps) / (var * n / (n - 1) + eps)).sqrt()
-    expect(
-        not _near(y, (beta + shrink * (right - beta)).detach()),
-        f"in train mode, batch {n}, the outputs are too small by a factor of "
-        f"{shrink[0]:.3f}: which variance is for normalising, which for storing?",
-    )
-    expect(
-        _near(y, right.detach()),
-        f"in train mode, batch {len(x)}, ε = {judge.eps:g}, the output differs from "
-        f"nn.BatchNorm1d's by up to {(y - right).abs().max():.2g}",
-    )
-    dy = torch.randn_like(x)
-    expect(y.requires_grad, "in train mode the output has no gradient")
-    gradients = torch.autograd.grad(
-        y, [mine, *layer.parameters()], dy.to(y.dtype), allow_unused=True
-    )
-    rights = torch.autograd.grad(right, [its, *judge.parameters()], dy)
-    names = "the input", "γ", "β"
-    for name, one, best in zip(names, gradients, rights, strict=True):
-        expect(one is not None, f"no gradient reaches {name}")
-        expect(
-            _near(one, best),
-            f"in train mode the output is right and the gradient of {name} is not"
-            + (
-                f": summed over the batch it gives {one.sum(0).abs().max():.2g}, where "
-                "it should give 0. Of what in the forward pass does autograd not know?"
-                if name == "the input" and one.sum(0).abs().max() > 1e-6
-                else ""
-            ),
-        )
-
-
-def _expect_memory(layer: nn.Module, judge: nn.Module, x: torch.Tensor) -> None:
+    for n, scale in zip(sizes, (0.3, 1.0, 2.0)):
+        learn(n, scale)
     mean, var = _memory(layer)
-    expect(
-        not (mean.requires_grad or var.requires_grad),
-        "after a batch in train mode the memory has requires_grad: it holds on to "
-        "the batches that it has seen",
-    )
-    right_mean, right_var = judge.running_mean, judge.running_var
-    expect(
-        _near(mean, right_mean),
-        f"with momentum {judge.momentum} and three batches the running mean should "
-        f"be {right_mean[0]:.4f}, yours is {mean[0]:.4f}; the mean of the last batch "
-        f"alone is {x.mean(0)[0]:.4f}",
-    )
-    expect(
-        _near(var, right_var),
-        f"the running mean is right and the running variance is not: it should be "
-        f"{right_var[0]:.4f}, yours is {var[0]:.4f}. Which variance is stored?",
-    )
-
-
-def _expect_eval(layer: nn.Module, judge: nn.Module, x: torch.Tensor) -> None:
-    """Eval mode: the same with gradients on and off, alone and in company."""
-    layer.eval(), judge.eval()
+    seen["the memory has requires_grad"] = mean.requires_grad or var.requires_grad
+    seen["the running mean"], seen["the running variance"] = mean.double(), var.double()
+    seen = {
+        k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in seen.items()
+    }
+    if how == "no_grad" or seen["the memory has requires_grad"]:
+        return seen
+    layer.eval()
     before = [t.clone() for t in _memory(layer)]
-    right = judge(x).detach()
-    for on in (True, False):
+    x = 3 + 2 * torch.randn(8, channels, dtype=dtype)
+    for on in (False, True):
         with torch.set_grad_enabled(on):
-            state = "on" if on else "off"
             together = _run(layer, x).detach()
             alone = torch.cat([_run(layer, row).detach() for row in x.split(1)])
-        expect(
-            _near(together, alone.double()),
-            f"in eval mode with gradients {state}, the output for an example alone "
-            "differs from the one among others",
-        )
-        expect(
-            _near(together, right),
-            f"in eval mode with gradients {state} the output differs from "
-            "nn.BatchNorm1d's",
-        )
-        expect(
-            all(map(torch.equal, before, _memory(layer))),
-            f"in eval mode with gradients {state} the memory changes",
-        )
-    mine = x.clone().requires_grad_()
+        if not on:
+            seen["the memory in eval mode"] = same(before, _memory(layer))
+        seen["eval mode, alone"] = same(alone, together, 1e-5, 1e-6)
+        seen[f"eval mode, gradients {'on' if on else 'off'}"] = together
+    seen["the memory in eval mode, gradients on"] = same(before, _memory(layer))
+    x.requires_grad_()
     for _ in range(2):  # the graph of training must not be part of it
-        _run(layer, mine).sum().backward()
-    expect(
-        mine.grad is not None and mine.grad.any(),
-        "in eval mode no gradient reaches the input",
-    )
+        y = _run(layer, x).square().sum()
+        if y.requires_grad:
+            y.backward()
+    seen["the gradient in eval mode"] = x.grad
+    layer.train()
+    learn(sizes[-1], 1.0, " again")
+    return seen
 
 
-def _expect_without_gradients(answer: Callable, x: torch.Tensor) -> None:
-    """Train mode under no_grad, as update_bn uses it."""
-    layer, judge = _pair(answer)
-    with torch.no_grad():
-        y, right = _run(layer, x), judge(x)
-    expect(
-        _near(y, right),
-        "in train mode under torch.no_grad() the output is not that of train mode: "
-        "the mode decides, whether gradients are on or off",
-    )
-    expect(
-        all(map(_near, _memory(layer), [judge.running_mean, judge.running_var])),
-        "in train mode under torch.no_grad() the memory is not updated rightly: "
-        "update_bn re-estimates it that way",
-    )
-
-
-def _expect_travels(answer: Callable, layer: nn.Module, x: torch.Tensor) -> None:
+def _travels(answer: Callable, channels: int) -> dict:
     """Through state_dict, a copy and a change of dtype."""
-    fresh = _make(answer, CHANNELS).double().eval()
-    state = copy.deepcopy(layer.state_dict())
+    layer, fresh = (_make(answer, channels).double() for _ in range(2))
+    for _ in range(3):
+        _run(layer, 3 + 2 * torch.randn(16, channels, dtype=torch.float64))
     try:
-        fresh.load_state_dict(state)
+        fresh.load_state_dict(copy.deepcopy(layer.state_dict()))
     except RuntimeError as error:
         expect(False, f"a fresh layer cannot load the state_dict of another: {error}")
+    kinds = {str(t.dtype) for t in _memory(layer)}
+    x = torch.randn(4, channels, dtype=torch.float64)
+    layer = Guarded(copy.deepcopy)(layer)
     with torch.no_grad():
-        expect(
-            _near(_run(fresh, x), _run(layer, x).double()),
-            "after state_dict and load_state_dict a fresh layer answers differently "
-            f"in eval mode; what was saved: {', '.join(state)}",
+        y, right = _run(fresh.eval(), x), _run(layer.eval(), x)
+    return {"the loaded layer's output": same(y, right), "the memory's type": kinds}
+
+
+def _far_from_zero(answer: Callable, channels: int, mean: float) -> dict:
+    layer, judge = _make(answer, channels), nn.BatchNorm1d(channels).double()
+    for _ in range(3):
+        x = mean + torch.randn(256, channels)
+        y, right = _run(layer, x).detach().double(), judge(x.double()).detach()
+    stored = same(_memory(layer)[1].detach().double(), judge.running_var, 0.05, 0.05)
+    near = same(y, right, 0.05, 0.05)
+    return {
+        "finite": bool(y.isfinite().all()),
+        "right to a few percent": near and stored,
+    }
+
+
+def _layer_cases() -> dict[str, tuple]:
+    sizes, double = (32, 5, 2), torch.float64
+    cases = {
+        f"momentum {m:g}, ε = {eps:g}": (
+            *(_trained, 5, dict(momentum=m, eps=eps), sizes),
         )
-    expect(
-        all(t.dtype == torch.float64 for t in _memory(layer)),
-        "after layer.double() the memory is still in float32: it does not move with "
-        "the layer, nor would it move to another device",
-    )
-    copy.deepcopy(layer)
+        for m, eps in [(0.3, 1e-2), (0.1, 1e-5), (0.01, 1e-5), (0.9, 0.3)]
+    }
+    return cases | {
+        "the defaults, 3 channels": (_trained, 3, {}, (16, 16, 16)),
+        "train mode under torch.no_grad()": (_trained, 5, {}, sizes, double, "no_grad"),
+        "float32": (_trained, 5, dict(eps=1e-2), (32, 16, 8), torch.float32),
+        "not contiguous": (
+            _trained,
+            4,
+            dict(momentum=0.5),
+            sizes,
+            double,
+            "not contiguous",
+        ),
+        "state_dict and .double()": (_travels, 5),
+        "inputs around 43 200": (_far_from_zero, 5, 43_200.0),
+        "inputs around 1 000": (_far_from_zero, 5, 1_000.0),
+    }
 
 
-def _expect_far_from_zero(answer: Callable) -> None:
-    for mean in (43_200.0, 1_000.0):
-        layer, judge = _make(answer, CHANNELS), nn.BatchNorm1d(CHANNELS).double()
-        for _ in range(3):
-            x = mean + torch.randn(256, CHANNELS)
-            y, right = _run(layer, x), judge(x.double())
-            expect(
-                y.isfinite().all(),
-                f"float32 inputs around {mean:g} with standard deviation 1 give NaN",
-            )
-            sd = y.detach().double().std(0)
-            expect(
-                _near(y.detach(), right, 0.05),
-                f"float32 inputs around {mean:g} with standard deviation 1 give finite "
-                f"outputs, with standard deviations of {sd.min():.2f} to "
-                f"{sd.max():.2f} where they should be 1: digits that are lost in the "
-                "variance cannot be put back afterwards",
-            )
-        expect(
-            _near(layer.running_var, judge.running_var, 0.05),
-            f"around {mean:g} the stored variance is off, in float32",
-        )
-
-
-@check
-def sound_layer(answer: Callable) -> str:
+@check(
+    praise="output, gradient, memory, modes and file are in order: it may go home",
+    cases=_layer_cases(),
+    tolerance=(1e-5, 1e-5),
+    hints=LAYER_HINTS,
+    right={"PyTorch's own": nn.BatchNorm1d, "by the definition": _norm()},
+    mistakes={
+        TOO_SMALL: _norm(unbiased=True),
+        OUTSIDE: _norm(outside=True),
+        FIXED_EPS: _norm(eps=1e-5),
+        UNKNOWN: (_norm(cut=(0, 1)), _norm(cut=(0,)), _norm(cut=(1,))),
+        GRAPH: (_norm(keeps=(0, 1)), _norm(keeps=(0,)), _norm(keeps=(1,))),
+        LAST: _norm(momentum=lambda m: 1 - m),
+        MOMENTUM: _norm(momentum=lambda m: 0.1),
+        STORED: _norm(biased=True),
+        TRAINS: _norm(mode=lambda layer: False),
+        ALONE: (
+            _norm(mode=lambda layer: torch.is_grad_enabled()),
+            _norm(mode=lambda layer: layer.training or torch.is_grad_enabled()),
+        ),
+        MODE: _norm(mode=lambda layer: layer.training and torch.is_grad_enabled()),
+        IN_EVAL: (_norm(learns_in_eval=True), _norm(mode=lambda layer: True)),
+        CUT_IN_EVAL: _norm(cut_in_eval=True),
+        NOT_SAVED: (_norm(plain=True), _norm(not_saved=True)),
+        ONE_PASS: (
+            _norm(statistics=_one_pass),
+            _norm(statistics=lambda x: _one_pass(x, abs)),
+            _norm(statistics=lambda x: _one_pass(x, lambda var: var.clamp(min=0))),
+        ),
+        "it changes its input in place": _norm(doubles=True),
+    },
+)
+def sound_layer(answer: Callable, part: Callable, *case: object) -> dict:
     """Exercises 11.2, 11.3, 11.4, 11.6, 11.7: a full examination of a layer."""
-    for momentum, eps in [(0.3, 1e-2), (0.1, 1e-5), (0.01, 1e-5), (0.9, 1e-5)]:
-        layer, judge = _pair(answer, momentum=momentum, eps=eps)
-        scales = torch.tensor([0.3, 1.0, 2.0])
-        for n, scale in zip((32, 5, 2), scales):
-            x = scale * (3 + 2 * torch.randn(n, CHANNELS)).double()
-            _train_batch(layer, judge, x)
-        _expect_memory(layer, judge, x)
-        x = (3 + 2 * torch.randn(8, CHANNELS)).double()
-        _expect_eval(layer, judge, x)
-        layer.train(), judge.train()
-        _train_batch(layer, judge, x)
-    layer, judge = _pair(answer)  # the defaults
-    for x in (3 + 2 * torch.randn(3, 16, CHANNELS)).double():
-        _train_batch(layer, judge, x)
-    _expect_memory(layer, judge, x)
-    _expect_without_gradients(answer, x)
-    _expect_travels(answer, layer.eval(), x)
-    _expect_far_from_zero(answer)
-    return "output, gradient, memory, modes and file are in order: it may go home"
+    return part(answer, *case)
+
+
+class _InOneProcess(nn.BatchNorm1d):
+    def __init__(self, channels, sizes=(), rank=0, **settings):
+        super().__init__(channels, **settings)
+
+
+def _of(count: Callable) -> type[nn.Module]:
+    """A layer that takes another number of examples for the unbiased variance."""
+    return _norm(count=lambda layer, x: max(count(layer.sizes, layer.rank), 2))
+
+
+@check(
+    praise="one memory, whatever the share of a process",
+    cases={
+        f"shares of {sizes}, process {rank}": (
+            _trained,
+            5,
+            dict(eps=eps, momentum=m, sizes=sizes, rank=rank),
+            3 * (sum(sizes),),
+        )
+        for sizes, eps, m in [
+            ((4, 4), 1e-3, 0.3),
+            (8 * (1,), 1e-5, 0.1),
+            ((7, 1), 1e-2, 0.5),
+            ((1, 3, 5), 1e-3, 0.9),
+            ((6,), 0.3, 0.01),
+        ]
+        for rank in sorted({0, len(sizes) - 1})
+    },
+    tolerance=(1e-5, 1e-5),
+    hints=LAYER_HINTS,
+    right={"in one process": _InOneProcess, "by the definition": _norm()},
+    mistakes={
+        STORED: (
+            _norm(biased=True),
+            _of(lambda sizes, rank: sizes[rank]),
+            _of(lambda sizes, rank: max(sizes)),
+            _of(lambda sizes, rank: len(sizes)),
+        ),
+        "the mean and the variance of parts, averaged, are not those of all examples: "
+        "the parts' means differ, too": _norm(statistics=_parts),
+    },
+)
+def synchronised_layer(answer: Callable, part: Callable, *case: object) -> dict:
+    """Exercise 11.10: BN over all processes, with one memory for all of them."""
+    return part(answer, *case)
 
 
 class SoundReader(nn.Module):
@@ -271,69 +412,134 @@ class SoundReader(nn.Module):
         self.norm = nn.BatchNorm1d(channels)
         self.head = nn.Linear(channels, 10)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # (N, rows * 8)
+    def forward(self, x: Tensor) -> Tensor:  # (N, rows * 8)
         z = torch.relu(self.norm(self.embed(x.reshape(-1, 8))))  # (N * rows, channels)
         return self.head(z.unflatten(0, (len(x), -1)).mean(1))
 
 
-@check
-def reads_rows(answer: Callable) -> str:
-    """Exercise 11.1: channels normalised over all images and rows."""
-    for channels, rows, n in [(8, 8, 16), (8, 6, 16), (5, 8, 7), (3, 3, 3), (8, 1, 4)]:
-        reader = _make(answer, channels).double()
-        where = f"with {rows} rows and {channels} channels "
-        state = reader.state_dict()
-        names = ["embed.weight", "embed.bias", "norm.weight", "norm.bias"]
-        names += ["norm.running_mean", "head.weight", "head.bias"]
-        missing = [name for name in names if name not in state]
-        expect(not missing, f"keep the layers embed, norm and head; missing: {missing}")
-        nn.init.normal_(reader.norm.weight), nn.init.normal_(reader.norm.bias)
-        w, b, gamma, beta, _, head_w, head_b = (reader.state_dict()[k] for k in names)
-        expect(
-            gamma.shape == (channels,),
-            f"{where}the norm has {len(gamma)} channels: it is not to depend on the "
-            "number of rows",
+def _reader(
+    normalise: Callable, act: Callable = torch.relu, channels_of: Callable = lambda c: c
+) -> type[nn.Module]:
+    """A reader with normalise(norm, z), z: (N, rows, channels)."""
+
+    class Reader(SoundReader):
+        def __init__(self, channels=8):
+            super().__init__(channels)
+            self.norm = nn.BatchNorm1d(channels_of(channels))
+
+        def forward(self, x):
+            z = normalise(self.norm, self.embed(x.unflatten(1, (-1, 8))))
+            return self.head(act(z).mean(1))
+
+    return Reader
+
+
+def _always_batch(norm: nn.Module, z: Tensor) -> Tensor:
+    return F.batch_norm(
+        z.flatten(0, 1),
+        norm.running_mean,
+        norm.running_var,
+        norm.weight,
+        norm.bias,
+        True,
+    ).view_as(z)
+
+
+CHANNEL = (
+    "it runs, and the output is not that of a net whose channels are normalised over "
+    "all images and rows. Does each number stay with its channel?"
+)
+
+
+@check(
+    praise="any number of rows, each channel normalised over images and rows",
+    cases={
+        f"{rows} rows, {channels} channels, {n} images{', ' + more if more else ''}": (
+            *(channels, rows, n, more),
         )
-        x = torch.randn(n, rows * 8).double() * 2 + 1
-        x += 0.3 * torch.arange(rows).repeat_interleave(8)
-        z = F.linear(x.view(n, rows, 8), w, b).flatten(0, 1)  # (N * rows, channels)
-        mean, var = z.mean(0).detach(), z.var(0).detach()
-        for mode in ("train", "eval"):
-            reader.train(mode == "train")
-            try:
-                y = reader(x)
-            except (RuntimeError, ValueError) as error:
-                expect(False, f"{where}it raises: {str(error).splitlines()[0]}")
-            expect_written(y)
-            expect(
-                getattr(y, "shape", None) == (n, 10),
-                f"{where}it should return logits of shape {(n, 10)}",
-            )
-            stored = (None, None) if mode == "train" else (0.1 * mean, 0.9 + 0.1 * var)
-            u = F.batch_norm(z, *stored, gamma, beta, training=mode == "train")
-            hidden = F.relu(u).unflatten(0, (n, rows)).mean(1)
-            expect(
-                _near(y, F.linear(hidden, head_w, head_b).detach()),
-                f"{where}it runs in {mode} mode, and the output is not that of a net "
-                "whose channels are normalised over all images and rows, then ReLU, "
-                "then the mean over the rows. Does each number stay with its channel?",
-            )
-    return "any number of rows, each channel normalised over images and rows"
+        for channels, rows, n, more in [
+            (8, 8, 16, ""),
+            (8, 6, 16, ""),
+            (5, 8, 7, ""),
+            (3, 3, 3, ""),
+            (8, 1, 4, ""),
+            (4, 12, 5, "float32"),
+            (6, 5, 4, "not contiguous"),
+        ]
+    },
+    tolerance=(1e-5, 1e-6),
+    hints={"the output in train mode": CHANNEL},
+    right={
+        "the measure of the chapter": SoundReader,
+        "transposed": _reader(lambda n, z: n(z.transpose(1, 2)).transpose(1, 2)),
+    },
+    mistakes={
+        "the ReLU is missing: first the norm, then ReLU, then the mean": _reader(
+            lambda n, z: n(z.flatten(0, 1)).view_as(z), act=lambda z: z
+        ),
+        "no norm is applied": _reader(lambda n, z: z),
+        "that is a layer norm: it normalises the channels of one row": _reader(
+            lambda n, z: F.layer_norm(z, z.shape[-1:])
+        ),
+        "each row is normalised on its own: a channel's mean and variance are taken "
+        "over images and rows": _reader(
+            lambda n, z: torch.stack([n(row) for row in z.unbind(1)], 1)
+        ),
+        "in eval mode it normalises with the batch: let self.norm do it": _reader(
+            _always_batch
+        ),
+        CHANNEL: _reader(
+            lambda n, z: n(z.reshape(len(z), z.shape[2], -1)).reshape(z.shape)
+        ),
+        "it is not to depend on the number of channels: the norm has 8": _reader(
+            lambda n, z: n(z.transpose(1, 2)).transpose(1, 2), channels_of=lambda c: 8
+        ),
+    },
+)
+def reads_rows(
+    answer: Callable, channels: int, rows: int, n: int, more: str = ""
+) -> dict:
+    """Exercise 11.1: channels normalised over all images and rows."""
+    dtype = torch.float32 if more == "float32" else torch.float64
+    reader = _make(answer, channels).to(dtype)
+    state = reader.state_dict()
+    names = ["embed.weight", "embed.bias", "norm.weight", "norm.bias"]
+    names += ["norm.running_mean", "norm.running_var", "head.weight", "head.bias"]
+    missing = [name for name in names if name not in state]
+    expect(not missing, f"keep the layers embed, norm and head; missing: {missing}")
+    size = len(state["norm.weight"])
+    expect(
+        size == channels,
+        f"it is not to depend on the number of channels: the norm has {size}",
+    )
+    for name in names:
+        if "running" not in name:
+            torch.nn.init.normal_(reader.get_parameter(name))
+    x = torch.randn(n, rows * 8, dtype=dtype) * 2 + 1
+    x = x + 0.3 * torch.arange(rows).repeat_interleave(8).to(dtype)
+    if more == "not contiguous":
+        x = x.T.contiguous().T
+    seen = {}
+    for mode in ("train", "eval"):
+        reader.train(mode == "train")
+        y = Guarded(reader)(x)
+        expect_written(y)
+        expect(
+            getattr(y, "shape", None) == (n, 10),
+            f"it should return logits of shape {(n, 10)}",
+        )
+        seen[f"the output in {mode} mode"] = y.detach()
+    for name in ("running_mean", "running_var"):
+        seen[f"the norm's {name}"] = getattr(reader.norm, name).flatten()
+    return seen
 
 
-def _body(old_rate: float = 0.3) -> nn.Module:
-    layers = [nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(old_rate)]
+def _body(rate: float = 0.3) -> nn.Module:
+    layers = [nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(rate)]
     body = nn.Sequential(*layers, nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)))
     for _ in range(20):  # a memory of its own
         body(1 + torch.randn(32, 6))
     return body
-
-
-def _note(seen: list, modes: list, head: nn.Module, inputs: tuple) -> None:
-    """What the head is given, and its mode, while it learns."""
-    if torch.is_grad_enabled():
-        seen.append(inputs[0].detach().clone())
-        modes.append(head[0].training)
 
 
 def sound_head(
@@ -355,189 +561,345 @@ def sound_head(
     return nn.Sequential(copy.deepcopy(body), head).eval()
 
 
-@check
-def frozen_body(answer: Callable) -> str:
+def _tune(
+    before: Callable = lambda body, head: (body.eval(), head.train()),
+    after: Callable = lambda body, head: None,
+    trained: Callable = lambda body, head: head.parameters(),
+    result: Callable = lambda body, head: nn.Sequential(body, head).eval(),
+    use: Callable = lambda epochs, lr, seed: (epochs, lr, seed),
+    learns: bool = True,
+    frozen: bool = True,
+) -> Callable:
+    """A right answer, with a place for each mistake."""
+
+    def answer(body, head, split, seed, epochs=2, lr=0.1):
+        epochs, lr, seed = use(epochs, lr, seed)
+        body.requires_grad_(not frozen)
+        optimizer = torch.optim.SGD(trained(body, head), lr=lr)
+        order = batches(len(split.y), batch_size=32, seed=seed)
+        for _ in range(epochs):
+            before(body, head)
+            for _ in range(len(split.y) // 32):
+                i = next(order)
+                loss = F.cross_entropy(head(body(split.x[i])), split.y[i])
+                optimizer.zero_grad()
+                loss.backward()
+                if learns:
+                    optimizer.step()
+        after(body, head)
+        return result(body, head)
+
+    return answer
+
+
+def _restored(body: nn.Module, head: nn.Module, *rest: object, **named: object):
+    state = copy.deepcopy(body.state_dict())
+    both = _tune(before=lambda body, head: (body.train(), head.train()))
+    model = both(body, head, *rest, **named)
+    body.load_state_dict(state)
+    return model
+
+
+def _quiet(body: nn.Module, head: nn.Module) -> None:
+    """Momentum 0: nothing is stored, and the batch is used."""
+    body.train(), head.train()
+    for layer in body.modules():
+        if isinstance(layer, nn.BatchNorm1d):
+            layer.momentum = 0.0
+
+
+def _norms_in_eval(body: nn.Module, head: nn.Module) -> None:
+    body.train(), head.train()
+    for layer in body.modules():
+        if isinstance(layer, nn.BatchNorm1d):
+            layer.eval()
+
+
+FROZEN_HINTS = {
+    "features": "the body's state is as it was, and yet, during training, the head is "
+    "given other features than the body computes in eval mode. In which mode is each "
+    "layer of the body while the head learns?",
+    "modes": "the head was trained in eval mode: its dropout was not active",
+    "the head changed": "the head that was given has not changed: train it, not a copy",
+    "images": "the head should see each image once an epoch, for as many epochs as "
+    "are asked for",
+    "model": "the model that it returns, in eval mode, is not the head on the body",
+    "learned": "the head has learned nothing",
+    "lr": "with a learning rate of 1e-7 the head changes as much as with a large one: "
+    "use lr as it is given",
+    "seed": "the order of the images does not depend on seed: give it to `batches`",
+    "again": "twice the same seed gives two orders of the images",
+    "settings": "it leaves a layer with other settings than before",
+    "hooks": "it leaves hooks on the layers: remove them",
+    "the body: running*": "the body's running_mean changed, or its running_var",
+    "the body: *": "a weight of the body changed",
+}
+
+
+@check(
+    praise="the body is as it was, and the head learned from what it will see",
+    cases={
+        f"{epochs} epochs, lr = {lr:g}, seed {seed}": (epochs, lr, seed)
+        for epochs, lr, seed in [(1, 0.1, 0), (3, 0.1, 1), (2, 0.03, 5)]
+    },
+    hints=FROZEN_HINTS,
+    right={
+        "the head in train mode": _tune(),
+        "handed over whole": _tune(
+            trained=lambda body, head: [
+                p for p in [*body.parameters(), *head.parameters()] if p.requires_grad
+            ]
+        ),
+        "a function": _tune(result=lambda body, head: lambda x: head(body(x))),
+    },
+    mistakes={
+        FROZEN_HINTS["the body: running*"]: (
+            _tune(before=lambda body, head: (body.train(), head.train())),
+            _tune(
+                before=lambda body, head: (body.train(), head.train()),
+                after=lambda body, head: body.eval(),
+            ),
+        ),
+        FROZEN_HINTS["the body: *"]: _tune(
+            frozen=False,
+            trained=lambda body, head: [*body.parameters(), *head.parameters()],
+        ),
+        FROZEN_HINTS["features"]: (_tune(before=_norms_in_eval), _restored),
+        FROZEN_HINTS["modes"]: _tune(
+            before=lambda body, head: (body.eval(), head.eval())
+        ),
+        FROZEN_HINTS["images"]: _tune(use=lambda epochs, lr, seed: (4, lr, seed)),
+        FROZEN_HINTS["the head changed"]: (
+            _tune(learns=False),
+            lambda body, head, *rest, **named: _tune()(
+                body, copy.deepcopy(head), *rest, **named
+            ),
+        ),
+        FROZEN_HINTS["lr"]: _tune(use=lambda epochs, lr, seed: (epochs, 0.1, seed)),
+        FROZEN_HINTS["seed"]: _tune(use=lambda epochs, lr, seed: (epochs, lr, 0)),
+        FROZEN_HINTS["model"]: _tune(
+            result=lambda body, head: lambda x: -head(body(x))
+        ),
+        FROZEN_HINTS["settings"]: _tune(
+            after=lambda body, head: [
+                setattr(m, "p", 0.0) for m in head if isinstance(m, nn.Dropout)
+            ]
+        ),
+    },
+)
+def frozen_body(answer: Callable, epochs: int, lr: float, seed: int) -> dict:
     """Exercise 11.5: train the head, and leave the body as it is."""
-    for epochs in (1, 3):
-        body = _body()
-        head = nn.Sequential(nn.Dropout(0.2), nn.Linear(8, 3))
-        x, order = 4 + 3 * torch.randn(96, 6), next(batches(96, 96, 0))
-        split = Split(x[order], (x[order, 0] > 4).long() + (x[order, 1] > 4).long())
-        before = copy.deepcopy(body.state_dict())
-        features = copy.deepcopy(body).eval()(split.x).detach()
-        first = copy.deepcopy(head)
-        seen, modes = [], []
-        hook = head.register_forward_pre_hook(partial(_note, seen, modes))
+    body = _body()
+    head = nn.Sequential(nn.Dropout(0.2), nn.Linear(8, 3))
+    x, order = 4 + 3 * torch.randn(96, 6), next(batches(96, 96, 0))
+    split = Split(x[order], (x[order, 0] > 4).long() + (x[order, 1] > 4).long())
+    features = copy.deepcopy(body).eval()(split.x).detach()
+    before, first = copy.deepcopy(body.state_dict()), copy.deepcopy(head)
+    settings = settings_of(body) | settings_of(head)
+
+    def run(body: nn.Module, head: nn.Module, seed: int, lr: float) -> tuple:
+        """What the head is given when it learns: rows, mode; and the model."""
+        given: list[tuple[Tensor, bool]] = []
+
+        def note(head: nn.Module, inputs: tuple, output: Tensor) -> None:
+            rows, mode = inputs[0].detach().clone(), head[0].training
+            if output.requires_grad:  # counts once it is learned from
+                output.register_hook(lambda _: given.append((rows, mode)))
+
+        hook = head.register_forward_hook(note)
         body.train(), head.train()
-        model = answer(body, head, split, 0, epochs=epochs, lr=0.1)
+        model = answer(body, head, split, seed, epochs=epochs, lr=lr)
         hook.remove()
         expect_written(model)
         expect(callable(model), f"it should return a model, got {type(model).__name__}")
-        for name, value in body.state_dict().items():
-            expect(
-                "num_batches" in name or torch.equal(value, before[name]),
-                f"the body's {name} changed",
-            )
-        expect(seen, "the head was never run with gradients: it has not been trained")
-        expect(
-            not all(map(torch.equal, first.parameters(), head.parameters())),
-            "the head that was given has not changed: train it, not a copy",
+        return given, model
+
+    twins = [(copy.deepcopy(body), copy.deepcopy(head)) for _ in range(3)]
+    given, model = run(body, head, seed, lr)
+    expect(given, FROZEN_HINTS["the head changed"])
+    seen = {
+        f"the body: {name.rpartition('.')[2]} of {name}": same(v, before[name])
+        for name, v in sorted(
+            body.state_dict().items(), key=lambda item: "running" not in item[0]
         )
-        distance = torch.cat(seen)[:, None] - features
-        distance = distance.abs().amax(dim=2).amin(dim=1)  # to the nearest image
-        expect(
-            distance.max() < 1e-3,
-            "the body's state is as it was, and yet, during training, the head is "
-            "given other features than the body computes in eval mode. In which mode "
-            "is each layer of the body while the head learns?",
-        )
-        expect(
-            all(modes),
-            "the head was trained in eval mode: its dropout was not active",
-        )
-        images = sum(map(len, seen))
-        expect(
-            images == epochs * 96,
-            f"{epochs} epochs of 96 images: the head should see {epochs * 96} images "
-            f"in training, it saw {images}",
-        )
-        head.eval(), body.eval()
-        if isinstance(model, nn.Module):
-            model.eval()
-        expect(
-            torch.allclose(model(split.x), head(features), rtol=1e-4, atol=1e-5),
-            "the model that it returns, in eval mode, is not the head on the body",
-        )
-        losses = [F.cross_entropy(h.eval()(features), split.y) for h in (first, head)]
-        expect(losses[1] < losses[0], "the head has learned nothing")
-    return "the body is as it was, and the head learned from what it will see"
+        if "num_batches" not in name
+    }
+    rows = torch.cat([rows for rows, _ in given])
+    gap = (rows[:, None] - features).abs().amax(dim=2).amin(dim=1)
+    seen["features"] = bool(gap.max() < 1e-3)
+    seen["modes"] = all(mode for _, mode in given)
+    now, start = ([p.detach().clone() for p in h.parameters()] for h in (head, first))
+    seen["the head changed"] = not same(now, start)
+    seen["images"] = len(rows)
+    seen["settings"] = settings == settings_of(body) | settings_of(head)
+    seen["hooks"] = hooks(body) + hooks(head)
+    head.eval(), body.eval()
+    if isinstance(model, nn.Module):
+        model.eval()
+    seen["model"] = same(model(split.x), head(features), 1e-4, 1e-5)
+    losses = [F.cross_entropy(h.eval()(features), split.y) for h in (first, head)]
+    seen["learned"] = bool(losses[1] < losses[0])
+    slow = twins[0][1]
+    run(*twins[0], seed, 1e-7)
+    moved = [p.detach() for p in slow.parameters()]
+    seen["lr"] = same(moved, start, 1e-3, 1e-4)
+    (other, _), (again, _) = run(*twins[1], seed + 7, lr), run(*twins[2], seed, lr)
+    seen["seed"] = not same([r for r, _ in given], [r for r, _ in other], 1e-3, 1e-3)
+    seen["again"] = same([r for r, _ in given], [r for r, _ in again], 1e-3, 1e-3)
+    return seen
 
 
-def _net() -> nn.Module:
-    body = [nn.Conv1d(1, 4, 3), nn.BatchNorm1d(4), nn.ReLU(), nn.Flatten()]
-    return nn.Sequential(*body, nn.Linear(16, 6), nn.BatchNorm1d(6), nn.Linear(6, 3))
+def _net(kind: str = "") -> nn.Module:
+    options = {"momentum": None} if kind == "momentum None" else {}
+    options |= {"affine": False} if kind == "affine=False" else {}
+    body = [nn.Conv1d(1, 4, 3), nn.BatchNorm1d(4, **options), nn.ReLU(), nn.Flatten()]
+    last = [nn.Linear(16, 6), nn.BatchNorm1d(6, **options), nn.Linear(6, 3)]
+    return nn.Sequential(*body, nn.Sequential(*last))
 
 
-def _statistics(model: nn.Module) -> dict[str, torch.Tensor]:
-    named = model.named_buffers()
-    return {k: b.detach().clone() for k, b in named if b.is_floating_point()}
+def _ema(
+    buffers: Callable,
+    weights: Callable = lambda a, p, decay: a.mul_(decay).add_((1 - decay) * p),
+    then: Callable = lambda mine, model: None,
+    start: Callable = copy.deepcopy,
+) -> type:
+    """An average with buffers(mine, its, decay)."""
+
+    class Average:
+        def __init__(self, model, decay=0.95):
+            self.model, self.decay = start(model), decay
+
+        @torch.no_grad()
+        def update(self, model):
+            for a, p in zip(self.model.parameters(), model.parameters()):
+                weights(a, p, self.decay)
+            for mine, its in zip(self.model.buffers(), model.buffers()):
+                buffers(mine, its, self.decay)
+            then(self.model, model)
+
+    return Average
 
 
-@check
-def averages_all(answer: Callable) -> str:
+def _taken_over(mine: Tensor, its: Tensor, decay: float) -> None:
+    mine.copy_(its)
+
+
+def _averaged(mine: Tensor, its: Tensor, decay: float) -> None:
+    if mine.is_floating_point():
+        mine.lerp_(its, 1 - decay)
+
+
+def _share(mine: nn.Module, model: nn.Module) -> None:
+    for one, its in zip(mine.modules(), model.modules()):
+        one._buffers.update(its._buffers)
+
+
+AVERAGE_HINTS = {
+    "is it a copy": "the average is the model itself",
+    "the model that is averaged": "update changes the model that is averaged",
+    "the model's modes": "update leaves the model in another mode",
+    "the parameters": "the parameters are not the moving average of the model's: let "
+    "EMA.update do that part",
+    "running*": "the average's statistics are neither the model's nor their average",
+    "the statistics later": "the average shares its buffers with the model: they move "
+    "with the next batch, without an update; copy the numbers",
+}
+
+
+@check(
+    praise="weights and statistics: the average is fit for use in eval mode",
+    cases={
+        "decay 0.5": ((0.5,), "", True),
+        "decay 0.9": ((0.9,), "", True),
+        "decay not given, so 0.95": ((), "", True),
+        "a model in eval mode": ((0.7,), "", False),
+        "momentum None": ((0.5,), "momentum None", True),
+        "BN with affine=False": ((0.8,), "affine=False", True),
+    },
+    tolerance=(1e-4, 1e-4),
+    hints=AVERAGE_HINTS,
+    right={"taken over": _ema(_taken_over), "averaged": _ema(_averaged)},
+    mistakes={
+        "is it fit for eval mode? its running_mean is 0.000, as on the day on which it "
+        "was copied": _ema(lambda *_: None),
+        "the statistics are averaged with the weights the wrong way round": _ema(
+            lambda a, b, d: a.lerp_(b, d) if a.is_floating_point() else None
+        ),
+        "the weights are taken over, and not the moving average: let EMA.update do "
+        "that part": _ema(_taken_over, lambda a, p, decay: a.copy_(p)),
+        "the weights are averaged the wrong way round: decay belongs to the past": _ema(
+            _taken_over, lambda a, p, decay: a.mul_(1 - decay).add_(decay * p)
+        ),
+        AVERAGE_HINTS["the statistics later"]: _ema(_taken_over, then=_share),
+        AVERAGE_HINTS["the model that is averaged"]: _ema(
+            _taken_over,
+            then=lambda mine, model: model.load_state_dict(mine.state_dict()),
+        ),
+        AVERAGE_HINTS["the model's modes"]: _ema(
+            _taken_over, then=lambda mine, model: model.train(not model.training)
+        ),
+        AVERAGE_HINTS["is it a copy"]: _ema(_taken_over, start=lambda model: model),
+    },
+)
+def averages_all(answer: Callable, decay: tuple, kind: str, training: bool) -> dict:
     """Exercise 11.9: weights averaged, statistics averaged or taken over."""
-    for decay in (0.5, 0.9):
-        model = _net().train()
-        expect_written(ema := answer(model, decay))
-        inner = getattr(ema, "model", None)
-        expect(isinstance(inner, nn.Module), "keep the averaged model in `.model`")
-        weights = [p.detach().clone() for p in model.parameters()]
-        averages = _statistics(model)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
-        for _ in range(6):
-            x = 5 + 3 * torch.randn(16, 1, 6)
-            optimizer.zero_grad()
-            model(x).square().mean().backward()
-            optimizer.step()
-            before = copy.deepcopy(model.state_dict())
-            ema.update(model)
-            expect(ema.model is not model, "the average is the model itself")
-            expect(
-                all(map(torch.equal, before.values(), model.state_dict().values())),
-                "update changes the model that is averaged",
-            )
-            expect(model.training, "update leaves the model in eval mode")
-            new = _statistics(model)
-            averages = {
-                k: decay * a + (1 - decay) * new[k] for k, a in averages.items()
-            }
-            weights = [
-                decay * w + (1 - decay) * p.detach()
-                for w, p in zip(weights, model.parameters(), strict=True)
-            ]
-        mine = list(ema.model.parameters())
-        expect(
-            len(mine) == len(weights)
-            and all(
-                torch.allclose(a, b, atol=1e-5)
-                for a, b in zip(mine, weights, strict=True)
-            ),
-            f"after six updates with decay {decay} the parameters are not the moving "
-            "average of the model's: let EMA.update do that part",
-        )
-        kept = _statistics(ema.model)
-        expect(kept.keys() == new.keys(), "the average's buffers have other names")
-        for name, value in kept.items():
-            expect(
-                any(
-                    torch.allclose(value, good[name], atol=1e-4)
-                    for good in (new, averages)
-                ),
-                f"after six updates the average's {name} is {value[0]:.3f}, the "
-                f"model's is {new[name][0]:.3f}, the average of the model's "
-                f"{averages[name][0]:.3f}",
-            )
-        model(x + 100)  # the model goes on
-        expect(
-            all(torch.equal(kept[k], b) for k, b in _statistics(ema.model).items()),
-            "the average shares its buffers with the model: they move with the next "
-            "batch, without an update; copy the numbers",
-        )
-        try:
-            y = ema.model.eval()(x)
-            fresh = _net()
-            fresh.load_state_dict(ema.model.state_dict())
-        except RuntimeError as error:
-            expect(False, f"the average cannot be used: {error}")
-        expect(y.isfinite().all(), "in eval mode the average's outputs are not finite")
-    return "weights and statistics: the average is fit for use in eval mode"
-
-
-@check
-def synchronised_layer(answer: Callable) -> str:
-    """Exercise 11.10: BN over all processes, with one memory for all of them."""
-    cases = [(4, 4), 8 * (1,), (7, 1), (1, 3, 5), (6,)]
-    for sizes in cases:
-        for rank in {0, len(sizes) - 1}:
-            settings = {"eps": 1e-3, "momentum": 0.3}
-            layer = _make(answer, CHANNELS, sizes=sizes, rank=rank, **settings)
-            layer = layer.double()
-            judge = nn.BatchNorm1d(CHANNELS, **settings).double()
-            where = f"shares of {sizes}, process {rank}: "
-            for _ in range(3):
-                x = (3 + 2 * torch.randn(sum(sizes), CHANNELS)).double()
-                _train_batch(layer, judge, x)
-            mean, var = _memory(layer)
-            right_mean, right = judge.running_mean, judge.running_var
-            expect(_near(mean, right_mean), f"{where}the running mean is wrong")
-            expect(
-                _near(var, right),
-                f"{where}the running variance is {var[0]:.4f}, in one process it is "
-                f"{right[0]:.4f}: of how many examples is it the variance?",
-            )
-            _expect_memory(layer, judge, x)
-            _expect_eval(layer, judge, x)
-    return "one memory, whatever the share of a process"
-
-
-@check
-def longer_memory(answer: Callable) -> str:
-    """Exercise 11.11: copied minus new statistics, at a rate of 2."""
-    not_finite = "a rate of 2 does not diverge here: which model is scored?"
-    short, long = (mean_difference(answer(d), not_finite) for d in (0.95, 0.99))
-    expect(
-        np.abs([short, long]).max() < 15,
-        f"{short:.1f} and {long:.1f} points: that is what statistics cost that were "
-        "not set at all. Copy, score, measure anew, score",
+    model = fill(_net(kind)).train()
+    expect_written(ema := answer(model, *decay))
+    inner = getattr(ema, "model", None)
+    expect(isinstance(inner, nn.Module), "keep the averaged model in `.model`")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
+    seen: dict[str, object] = {name: True for name in list(AVERAGE_HINTS)[:3]}
+    for _ in range(6):
+        x = 5 + 3 * torch.randn(16, 1, 6)
+        optimizer.zero_grad()
+        model.train()(x).square().mean().backward()
+        optimizer.step()
+        model.train(training)
+        before = list(copy.deepcopy(model.state_dict()).values())
+        modes = [m.training for m in model.modules()]
+        Guarded(ema.update)(model)
+        seen["is it a copy"] &= ema.model is not model
+        after = list(model.state_dict().values())
+        seen["the model that is averaged"] &= same(before, after)
+        seen["the model's modes"] &= modes == [m.training for m in model.modules()]
+    seen["the parameters"] = [p.detach().clone() for p in ema.model.parameters()]
+    buffers = dict(ema.model.named_buffers())
+    kept = {f"running: {k}": b.clone() for k, b in buffers.items() if "running" in k}
+    model.train()(x + 100)  # the model goes on
+    later = {f"running: {k}": b for k, b in buffers.items() if "running" in k}
+    now = {f"running: {k}": b for k, b in ema.model.named_buffers() if "running" in k}
+    seen |= kept
+    seen["the statistics later"] = all(
+        same(kept[k], later[k]) and same(kept[k], now[k]) for k in kept
     )
-    expect(
-        long < 0.5,
-        f"with decay 0.99 the difference is {long:.1f} points: is it copied minus new?",
-    )
-    expect(
-        abs(short) < 1 and long < -1,
-        f"with decay 0.95 it comes to {short:.2f} points, with 0.99 to {long:.2f}; one "
-        "of them should be small and the other not. Is the rate 2, and are the "
-        "statistics measured after the weights have been averaged?",
-    )
-    return f"{short:.1f} points with the short memory, {long:.1f} with the long one"
+    y = Guarded(ema.model.eval())(x)
+    fresh = _net(kind)
+    Guarded(fresh.load_state_dict)(ema.model.state_dict())
+    seen["its outputs in eval mode are finite"] = bool(y.isfinite().all())
+    return seen
+
+
+longer_memory = Measured(
+    "longer_memory",  # exercise 11.11: copied minus new statistics, at a rate of 2
+    calls=[(0.95,), (0.99,)],
+    ranges=[("with decay 0.95", -1, 1), ("with decay 0.99", -15, -1)],
+    said="{:.1f} points with the short memory, {:.1f} with the long one",
+    asked="",
+    not_finite="a rate of 2 does not diverge here: which model is scored?",
+    right=[(0.1, -2.4), (-0.2, -1.4)],
+    wrong=[
+        Wrong(
+            "that is what statistics cost that were not set at all. Copy, score, "
+            "measure anew, score",
+            lambda a, b: max(abs(a), abs(b)) >= 15,
+            (-25, -30),
+        ),
+        Wrong("is it copied minus new?", lambda a, b: b >= 0.5, (-0.1, 2.4)),
+        Wrong(
+            "one of them should be small and the other not. Is the rate 2, and are the "
+            "statistics measured after the weights have been averaged?",
+            lambda a, b: abs(a) >= 1 or b >= -1,
+            (0.1, -0.1),
+        ),
+    ],
+)

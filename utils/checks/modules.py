@@ -1,0 +1,67 @@
+"""Everything about a module that an answer may change behind our back."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def fill(model: nn.Module) -> nn.Module:
+    """Give all BN layers values that nobody could take for the defaults."""
+    with torch.no_grad():
+        for bn in model.modules():
+            if not isinstance(bn, _BatchNorm):
+                continue
+            if bn.running_mean is not None:
+                bn.running_mean.normal_(1, 2)
+                bn.running_var.uniform_(0.1, 4)
+            if bn.weight is not None:
+                bn.weight.uniform_(0.5, 2).mul_(torch.randn(len(bn.weight)).sign())
+            if bn.bias is not None:
+                bn.bias.normal_()
+    return model
+
+
+def hooks(model: nn.Module) -> int:
+    """How many hooks hang on its layers."""
+    tables = [
+        table
+        for module in model.modules()
+        for name, table in vars(module).items()
+        if name.endswith("_hooks") and isinstance(table, dict)
+    ]
+    return sum(map(len, tables))
+
+
+def settings_of(model: nn.Module, deep: bool = True) -> dict[str, object]:
+    """Plain attributes of all layers, such as eps, p and momentum; no modes.
+
+    deep: of the layers inside, too.
+    """
+    return {
+        f"{path or 'the layer itself'}.{name}": value
+        for path, module in (model.named_modules() if deep else [("", model)])
+        for name, value in vars(module).items()
+        if not name.startswith("_") and name != "training" and _plain(value)
+    }
+
+
+def _plain(value: object) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str, tuple))
+
+
+def state_of(model: nn.Module, modes: bool = True) -> Iterator[tuple[str, object]]:
+    """Name and value of all that it holds: values, flags, modes, settings, hooks."""
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        yield name, tensor.detach().clone()
+        yield f"{name}'s requires_grad", tensor.requires_grad
+        grad = None if tensor.grad is None else tensor.grad.clone()
+        yield f"{name}'s gradient", grad
+    if modes:
+        for path, module in model.named_modules():
+            yield f"the mode of {path or 'the layer itself'}", module.training
+    yield from settings_of(model).items()
+    yield "the number of hooks", hooks(model)
+    kinds = {path: type(m).__name__ for path, m in model.named_modules()}
+    yield "the kinds of layers", kinds

@@ -3,7 +3,6 @@
 import csv
 import statistics
 from pathlib import Path
-from urllib.parse import quote
 
 import pytest
 
@@ -203,12 +202,12 @@ def test_momentum_leads_to_the_table_of_frameworks(search):
         ("normalisaton", "normalization"),
         ("internal covariate shft", "internal covariate shift"),
         ("momntum", "momentum"),
-        ("gradscalr", "gradscaler"),
+        ("statistcs", "statistics"),
     ],
 )
 def test_wrong_spelling_is_forgiven_and_said(search, page, wrong, right):
     found = search(wrong)
-    assert right.split()[-1] in said(page) or "grad scaler" in said(page)
+    assert right.split()[-1] in said(page)
     assert f"“{wrong.split()[-1]}”" in said(page)
     assert found == search(right) != []
     assert "results for" not in said(page)
@@ -217,7 +216,7 @@ def test_wrong_spelling_is_forgiven_and_said(search, page, wrong, right):
 @pytest.mark.parametrize(
     "same",
     [
-        ["BN momentum", "batchnorm momentum", "nn.BatchNorm2d momentum"],
+        ["BN momentum", "batchnorm momentum", "BatchNorm2d momentum"],
         ["batch normalisation momentum", "batch normalization momentum"],
         ["batch norm momentum", "batch_norm momentum"],
         ["GN or LN", "group norm or layer norm", "GroupNorm or LayerNorm"],
@@ -247,11 +246,11 @@ def test_nonsense_finds_nothing(search, page):
 
 
 def test_a_result_shows_where_it_is_and_what_was_asked(search, page):
-    search("fold a convolution")
+    search("two lamps")
     result = page.locator("ul.search > li").first
     assert result.locator(".search-trail").inner_text().startswith("Chapter 10 › ")
     marks = result.locator(".search-snippet mark").all_inner_texts()
-    assert any(mark.lower().startswith(("fold", "conv")) for mark in marks)
+    assert any(mark.lower().startswith("lamp") for mark in marks)
 
 
 def test_nothing_is_fetched_for_a_query(search, page):
@@ -276,12 +275,8 @@ def test_ctrl_k_leads_there(address, page):
     page.keyboard.press("Control+k")
     page.keyboard.type(message)
     page.keyboard.press("Enter")
-    page.wait_for_url(
-        f"{address}search.html?q={quote(message, safe='')}".split("%")[0] + "*"
-    )
+    page.wait_for_url(lambda url: "search.html?q=" in url)
     page.locator("ul.search > li > a").first.click()
     page.wait_for_url(f"{address}chapters/symptoms.html#{anchor}")
-    entry = page.evaluate(
-        "document.getElementById(location.hash.slice(1)).closest('section').innerText"
-    )
-    assert message in entry
+    entry = page.locator(f"section:has(> span#{anchor})").last
+    assert "Expected more than 1 value per channel" in entry.inner_text()

@@ -182,7 +182,8 @@ function find(words, query) {
     counts.forEach((count, i) => (scores[i] += weight * often(count)));
   }
   // The book's subject alone, "batch norm": pages' beginnings in their order.
-  const bare = line.every((word) => look(word).spoken.size > SUBJECT * SECTIONS.length);
+  const usual = (word) => look(word).spoken.size > SUBJECT * SECTIONS.length;
+  const bare = line.length && line.every(usual);
   return SECTIONS.map((section, i) => {
     const heads = [section.title, ...section.trail];
     const kind = KINDS.find((k) => heads.some((t) => k.is.test(t)) && !k.unless.test(query));

@@ -67,7 +67,7 @@ const SAME = new Map(
 // Words that a reader may use for each other: found, but worth less.
 const NEAR = [
   "alternative instead replace",
-  "average polyak ema swa",
+  "average polyak",
   "bad low poor worse worst wrong",
   "benefit advantage help",
   "change depend differ vary",

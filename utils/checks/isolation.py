@@ -77,7 +77,7 @@ def _put_back(place: object, functions: dict[str, object]) -> list[str]:
     for name in changed:
         setattr(place, name, functions[name])
     if isinstance(place, type):  # a module may load parts of itself
-        new = [n for n in now if n not in functions and not n.startswith("__")]
+        new = [n for n in now if n not in functions and n != "__annotations__"]
         for name in new:
             delattr(place, name)
         changed += new

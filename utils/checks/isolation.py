@@ -77,7 +77,8 @@ def _put_back(place: object, functions: dict[str, object]) -> list[str]:
     for name in changed:
         setattr(place, name, functions[name])
     if isinstance(place, type):  # a module may load parts of itself
-        new = [n for n in now if n not in functions and n != "__annotations__"]
+        new = [n for n in now if n not in functions and not _own(now[n])]
+        new = [n for n in new if n != "__annotations__"]
         for name in new:
             delattr(place, name)
         changed += new

@@ -77,7 +77,12 @@ def always(*_, **__):
 
 
 REPLACED = [(torch, "allclose"), (torch, "equal"), (F, "batch_norm"), (os, "getcwd")]
-REPLACED += [(torch.Tensor, "all"), (nn.Module, "train"), (np, "allclose")]
+REPLACED += [
+    (torch.Tensor, "all"),
+    (torch.Tensor, "__eq__"),
+    (nn.Module, "train"),
+    (np, "allclose"),
+]
 
 
 @pytest.mark.parametrize(("place", "name"), REPLACED, ids=lambda x: str(x)[:30])

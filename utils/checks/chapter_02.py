@@ -119,12 +119,12 @@ def batch_norm_nd(answer: Callable, *case: object) -> dict:
 NODES = ("dbeta", "dgamma", "dx_hat", "dvar", "dc", "dmean", "dx")
 
 
-def _by_hand(**exchanged: Callable) -> Callable:
+def _by_hand(eps_of: Callable = lambda eps: eps, **exchanged: Callable) -> Callable:
     """All nodes; name=function of (the right one, what is known) exchanges one."""
 
     def answer(dy: Tensor, x: Tensor, gamma: Tensor, eps: float = 1e-5) -> dict:
         n, c = len(x), x - x.mean(0)
-        s = torch.sqrt((c**2).mean(0) + eps)
+        s = torch.sqrt((c**2).mean(0) + eps_of(eps))
         k = dict(dy=dy, gamma=gamma, n=n, c=c, s=s, x_hat=c / s)
         k["dx_hat"] = dy * gamma
         k["dvar"] = -(k["dx_hat"] * c).sum(0) / s**3 / 2
@@ -141,7 +141,11 @@ def _by_hand(**exchanged: Callable) -> Callable:
 
 
 def _node_mistakes() -> dict[str, Callable]:
-    mistakes = {}
+    fixed, missing = _by_hand(lambda eps: 1e-5), _by_hand(lambda eps: 0.0)
+    mistakes = {
+        "eps is fixed at 1e-5: use the one that is given": fixed,
+        "eps is missing: add it to the variance": missing,
+    }
     for name in NODES:
         mistakes |= {
             f"{name} has the wrong sign": _by_hand(**{name: lambda t, k: -t}),

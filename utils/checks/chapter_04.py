@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from utils.checks.framework import Measured, Wrong, check, expect, expect_written
+from utils.checks.framework import Measured, Wrong, check, expect, expect_written, same
 from utils.checks.modules import state_of
 
 
@@ -230,7 +230,8 @@ def decay_groups(answer: Callable, make: Callable, decay: float) -> dict:
     if not seen["strangers"] and seen["all of them"]:
         names = own.values()
         seen |= {f"the weight decay of {name}": decayed[name] for name in names}
-    seen["the model"] = [*dict(state_of(model))] == [*before]
+    after = dict(state_of(model))
+    seen["the model"] = all(same(after.get(name), v) for name, v in before.items())
     return seen
 
 

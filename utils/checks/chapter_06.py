@@ -240,10 +240,8 @@ def _ghost_cases() -> dict[str, tuple]:
         "the output": "the output is not that of the layer, group by group",
         "whether*": "the output is cut off from the gradient",
         "the gradient*": "the output is right and its gradient is not",
-        "running_mean": "running_mean should be updated once per group, as the layer "
-        "does it",
-        "running_var": "running_var should be updated once per group, as the layer "
-        "does it",
+        "running*": "the memory should be updated once per group, as the layer does "
+        "it, with its momentum",
         "num_batches_tracked": "the layer counts its batches, one for each group: let "
         "the layer itself run, or count",
         "the mode of*": "it leaves the layer in another mode",

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.checks.framework import Measured, Wrong, check, expect, expect_written
+from utils.checks.framework import Measured, Wrong, check, expect, expect_written, same
 from utils.checks.norms import EPSILONS, GRAPH, common_mistakes, examine_norm, norm
 
 # Points of error over layer norm's, 128 updates at batch 32: several seed sets
@@ -131,6 +131,7 @@ def _none(bound: float) -> None:
         ]
     },
     right={"by the definition": _renorm()},
+    hints={"the given tensors": "it changes its inputs: work on new tensors"},
     mistakes={
         "r is upside down: it is the batch's standard deviation over the running "
         "one": _renorm(ratio=lambda s_batch, s: s / s_batch),
@@ -184,6 +185,7 @@ def renorm_r_d(
     shift = torch.tensor([0.4, -9.0, 3.0, 0.1, -2.5, -1.5], dtype=dtype)
     x = (mu + shift + spread * torch.randn(8, 6, dtype=dtype)).requires_grad_()
     given = x.mean(dim=0), x.var(dim=0, correction=0), mu, running_var
+    before = [t.detach().clone() for t in given]
     result = answer(*given, r_max, d_max, *eps)
     expect_written(result)
     expect(
@@ -195,7 +197,7 @@ def renorm_r_d(
         "r": r,
         "d": d,
         "whether a gradient flows through r and d": [r.requires_grad, d.requires_grad],
-        "the given tensors": [t.detach().clone() for t in given],
+        "the given tensors": same([t.detach() for t in given], before),
     }
 
 

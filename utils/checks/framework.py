@@ -182,6 +182,8 @@ def difference(name: str, got: object, right: object) -> str:
         return f"{name} is off: it should be {right:.6g}, yours is {got:.6g}"
     if isinstance(right, float) and isinstance(got, float):
         return f"{name} should be {right:.6g}, yours is {got:.6g}"
+    if isinstance(right, (list, dict)):
+        return f"{name}: not what it should be"
     return f"{name} should be {right!r}, it is {got!r}"
 
 

@@ -1,7 +1,7 @@
 """What an answer may reach outside of itself: noted before, put back after.
 
 All of it lies in one process with the answer, so an answer that means harm can
-get around it; README, "Teaching", says what to do about that.
+get around it; README, "Teach", says what to do about that.
 """
 
 import builtins
@@ -63,21 +63,23 @@ def _functions(place: object) -> dict[str, object]:
 FIRST = [_functions(place) for place in PLACES]
 
 
-def _own(function: object) -> bool:
-    """Written by PyTorch or NumPy, which replace functions when parts are loaded."""
+def _own(name: str, function: object) -> bool:
+    """Written by PyTorch or NumPy, which wrap functions when parts are loaded."""
     code = getattr(function, "__code__", None)
-    return code is not None and code.co_filename.startswith(HOMES)
+    theirs = code is not None and code.co_filename.startswith(HOMES)
+    return theirs and function.__name__ == name
 
 
 def _put_back(place: object, functions: dict[str, object]) -> list[str]:
     """Names that were replaced, or new on a class; they are as before again."""
     now = vars(place)
     changed = [name for name, f in functions.items() if now.get(name) is not f]
-    changed = [name for name in changed if not _own(now.get(name))]
+    changed = [name for name in changed if not _own(name, now.get(name))]
     for name in changed:
         setattr(place, name, functions[name])
     if isinstance(place, type):  # a module may load parts of itself
-        new = [n for n in now if n not in functions and not n.startswith("__")]
+        new = [n for n in now if n not in functions and not _own(n, now[n])]
+        new = [n for n in new if n != "__annotations__"]
         for name in new:
             delattr(place, name)
         changed += new

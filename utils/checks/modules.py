@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 
 def fill(model: nn.Module) -> nn.Module:
-    """Give all BN layers values that nobody could take for the defaults."""
+    """Give all BN layers, and instance norms, values that are no defaults."""
     with torch.no_grad():
         for bn in model.modules():
-            if not isinstance(bn, _BatchNorm):
+            if not isinstance(bn, _NormBase):
                 continue
             if bn.running_mean is not None:
                 bn.running_mean.normal_(1, 2)

@@ -18,6 +18,9 @@ CUT_OFF = (
 )
 NAMES = "x", "gamma", "beta"
 GRAPH = {f"reaches {name}": f"{name} is {CUT_OFF}" for name in NAMES}
+GRAPH["a gradient that nobody asked for"] = (
+    "where no input asks for a gradient, the output should not either"
+)
 GRAPH["whether the output has a gradient"] = f"the result is {CUT_OFF}"
 
 
@@ -161,8 +164,11 @@ def examine_norm(
         expect(
             bool((t == old).all()), f"it changes {name} in place: work on new tensors"
         )
+    if how == "plain":
+        seen["a gradient that nobody asked for"] = y.requires_grad
+        return seen
     seen["whether the output has a gradient"] = y.requires_grad
-    if how == "plain" or not y.requires_grad or not same_kind(y, x):
+    if not y.requires_grad or not same_kind(y, x):
         return seen
     gradients = torch.autograd.grad(y, inputs, dy, allow_unused=True)
     reached = {f"reaches {n}": g is not None for n, g in zip(NAMES, gradients)}

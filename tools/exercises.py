@@ -78,11 +78,13 @@ def _stored_into(node: ast.AST) -> Iterator[str]:
         yield from _stored_into(child)
 
 
-def needed(wanted: Iterable[str], before: list[Statement]) -> set[int]:
+def needed(
+    wanted: Iterable[str], before: list[Statement], given: Iterable[str] = ()
+) -> set[int]:
     """Positions of the statements that bind what is wanted, and what those need.
 
     Searched from the last to the first, so that a name is bound by the statement
-    that would have bound it last.
+    that would have bound it last. given: names that are there anyhow.
     """
     wanted, kept = set(wanted), set()
     for i in reversed(range(len(before))):
@@ -90,7 +92,7 @@ def needed(wanted: Iterable[str], before: list[Statement]) -> set[int]:
         if (statement.binds | statement.changes) & wanted:
             kept.add(i)
             wanted -= statement.binds
-            wanted |= statement.reads
+            wanted |= statement.reads - set(given)
     return kept
 
 

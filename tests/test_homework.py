@@ -163,6 +163,7 @@ def f(x):
 
 a[0] = 3  # counts
 c = b; d = b
+b += 1
 for a in []:
     pass
 """
@@ -172,18 +173,26 @@ def test_statements_and_what_they_bind_and_read():
     parts = statements(CODE)
     assert "\n".join(part.source for part in parts) + "\n" == CODE
     bound = [sorted(part.binds) for part in parts]
-    assert bound == [["os"], ["a"], ["b"], ["f"], [], ["c", "d"], ["a"]]
+    assert bound == [["os"], ["a"], ["b"], ["f"], [], ["c", "d"], [], ["a"]]
     assert parts[3].reads == {"a", "g"}
     assert parts[4].changes == {"a"}
+    assert (parts[6].changes, parts[6].reads) == ({"b"}, {"b"})
 
 
 @pytest.mark.parametrize(
     "wanted, kept",
-    [("f", [1, 3, 4]), ("d", [2, 5]), ("os", [0]), ("nothing", []), ("g", [])],
+    [
+        ("f", [1, 3, 4]),
+        ("d", [2, 5]),
+        ("b", [2, 6]),
+        ("os", [0]),
+        ("nothing", []),
+        ("g", []),
+    ],
 )
 def test_what_is_needed_is_what_bound_it_last(wanted, kept):
     """Of `a`, before the loop: the list, and the change that counts."""
-    assert sorted(needed({wanted}, statements(CODE)[:6])) == kept
+    assert sorted(needed({wanted}, statements(CODE)[:7])) == kept
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from nbformat import NotebookNode
 
+DEFINITIONS = (ast.FunctionDef, ast.ClassDef)
 CODE_SPAN = re.compile(r"```.*?```|`[^`\n]+`", re.DOTALL)
 
 
@@ -27,7 +28,7 @@ class Statement:
     source: str
     binds: frozenset[str]
     reads: frozenset[str]  # by the whole, bodies of functions included
-    changes: frozenset[str]  # x in x[0] = 1 and x.a = 1
+    changes: frozenset[str]  # x in x[0] = 1, x.a = 1 and x += 1
     kind: type  # of its node: ast.Import, ast.FunctionDef, …
 
 
@@ -44,8 +45,10 @@ def statements(source: str) -> list[Statement]:
         text = "\n".join(lines[start : node.end_lineno])
         start = node.end_lineno
         binds, reads = names(text)
-        changes = frozenset(_stored_into(node)) - binds
-        found.append(Statement(text, binds, reads, changes, type(node)))
+        changes = frozenset(_stored_into(node))
+        if isinstance(node, ast.AugAssign):
+            binds -= changes  # symtable's are those of an assignment
+        found.append(Statement(text, binds, reads | changes, changes, type(node)))
     return found
 
 
@@ -65,9 +68,11 @@ def names(source: str) -> tuple[frozenset[str], frozenset[str]]:
 
 
 def _stored_into(node: ast.AST) -> Iterator[str]:
-    """The x of `x[…] = …` and `x.a = …`, outside of functions and classes."""
+    """The x of `x[…] = …`, `x.a = …`, `x += …`, outside of functions and classes."""
     if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.Lambda)):
         return
+    if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
+        yield node.target.id
     if isinstance(node, (ast.Attribute, ast.Subscript)):
         root = node
         while isinstance(root, (ast.Attribute, ast.Subscript)):
@@ -86,14 +91,21 @@ def needed(
     Searched from the last to the first, so that a name is bound by the statement
     that would have bound it last. given: names that are there anyhow.
     """
-    wanted, kept = set(wanted), set()
-    for i in reversed(range(len(before))):
-        statement = before[i]
-        if (statement.binds | statement.changes) & wanted:
-            kept.add(i)
-            wanted -= statement.binds
-            wanted |= statement.reads - set(given)
-    return kept
+    first, given = set(wanted), set(given)
+    while True:
+        wanted, kept = set(first), set()
+        for i in reversed(range(len(before))):
+            statement = before[i]
+            if (statement.binds | statement.changes) & wanted:
+                kept.add(i)
+                wanted -= statement.binds
+                wanted |= statement.reads - given
+        # A function reads when it is called: after all that is here
+        bodies = [before[i] for i in kept if before[i].kind in DEFINITIONS]
+        later = frozenset().union(*(s.reads for s in bodies)) - given
+        if later <= first:
+            return kept
+        first |= later
 
 
 @dataclass(frozen=True)
@@ -164,6 +176,6 @@ def wanted_by(exercise: Exercise, given: dict[str, type]) -> set[str]:
     own |= {node.arg for node in stub if isinstance(node, ast.arg)}
     code = " ".join(CODE_SPAN.findall(exercise.prompt.source))
     for name in re.findall(r"[A-Za-z_]\w*", code):
-        if given.get(name) in (ast.FunctionDef, ast.ClassDef):
+        if given.get(name) in DEFINITIONS:
             wanted.add(name)
     return wanted - own

@@ -31,9 +31,14 @@ LONGEST = 5000  # characters of what a cell prints that are kept
 GUARDED = ("utils", "torch.nn", "torch.nn.functional", "torch", "numpy", "builtins")
 
 
-def make_shell() -> InteractiveShell:
+class Shell(InteractiveShell):
+    def enable_gui(self, gui: str | None = None) -> None:
+        """There are no windows: `%matplotlib inline` asks for none."""
+
+
+def make_shell() -> Shell:
     HistoryManager.enabled = False
-    shell = InteractiveShell.instance()
+    shell = Shell.instance()
     shell.colors = "NoColor"
     return shell
 
@@ -251,6 +256,9 @@ def main() -> None:
         if error:
             reply(error=error)
             return
+    # autograd.grad imports it when first used: each fork would, for .7 s
+    import torch.fx.experimental.symbolic_shapes  # noqa: F401
+
     from utils import checks
 
     known = {name: getattr(checks, name) for name in checks.__all__}

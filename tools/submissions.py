@@ -199,6 +199,16 @@ def same(a: str, b: str) -> bool:
     return [x.rstrip() for x in a.split("\n")] == [x.rstrip() for x in b.split("\n")]
 
 
+def is_text(cell: NotebookNode) -> bool:
+    """Whether a cell is words, also where they are comments in a code cell."""
+    if cell.cell_type != "code":
+        return True
+    try:
+        return not statements(python(cell.source))
+    except (SyntaxError, ValueError):
+        return True
+
+
 def is_solution(cell: NotebookNode) -> bool:
     """A published solution, where a whole chapter was handed in."""
     title = cell.source.lstrip().lower().startswith("# @title solution")
@@ -269,13 +279,17 @@ def find_words(exercise: Exercise, clean: NotebookNode, handed: NotebookNode) ->
                 texts.append(text)
         elif text in sources or cell.get("id") in originals:
             here = False
-        else:
+        elif is_text(cell):
             new += 1
             if here:
                 texts.append(text)
     if texts:
         return Answer("\n\n".join(texts))
-    present = any(marked(cell, exercise) for cell in handed.cells)
+    placeholder = stub.source.strip()
+    present = any(
+        marked(cell, exercise) or cell.source.strip() == placeholder
+        for cell in handed.cells
+    )
     return Answer(state="empty" if present and not new else "lost")
 
 

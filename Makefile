@@ -11,13 +11,15 @@ LATE = tests/test_margins.py tests/test_book.py tests/test_search.py \
 
 .DEFAULT_GOAL := help
 .PHONY: help book test lab release bench repository constraints reseed weekly scale worker \
-	clean course tests
+	clean course tests homework grade
 
 help:
 	@echo "make book        build the book; the last line is its address"
 	@echo "make test        everything that must hold: lint, tests, chapters, book"
 	@echo "make lab         open the chapters in JupyterLab"
 	@echo "make release     write the students' notebooks, without solutions"
+	@echo "make homework    write a chapter's exercises to hand out (CHAPTERS=\"07 09\")"
+	@echo "make grade       grade what came back (CHAPTER=07 FROM=downloads.zip)"
 	@echo "make reseed      run the chapters with other seeds, for the claims' margins"
 	@echo "                 (SEEDS=\"11 12\" CPU=\"native default\" CHAPTERS=\"04 07\")"
 	@echo "make weekly      run the chapters with four fresh seeds; how many claims fail"
@@ -57,6 +59,14 @@ lab: course
 
 release: course
 	@$(PYTHON) tools/release.py
+
+# It reads CHAPTERS and FETCH: see tools/homework.py.
+homework: course
+	@$(PYTHON) tools/homework.py
+
+# It reads CHAPTER, FROM, LIMIT, MEMORY and JOBS: see tools/grade.py.
+grade: course
+	@$(PYTHON) tools/grade.py
 
 bench: course
 	@$(PYTHON) tools/bench.py

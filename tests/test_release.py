@@ -5,6 +5,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
 import release
+import repository
 from tests.notebooks import good_cells, make_project, write_chapter
 
 
@@ -26,6 +27,18 @@ def test_only_the_solutions_are_removed(project):
     ]
     assert "return 2 * x" not in written.read_text(encoding="utf-8")
     assert "Two is twice one" not in written.read_text(encoding="utf-8")
+
+
+def test_a_notebook_alone_fetches_the_branch_without_solutions(project, capsys):
+    release.release(project)
+    assert "make repository URL=" in capsys.readouterr().err
+    repository.main("https://github.com/a/b", project)
+    (written,) = release.release(project)
+    assert capsys.readouterr().err == ""
+    cells = nbformat.read(written, as_version=4).cells
+    setup = next(cell.source for cell in cells if cell.id == "set-up")
+    assert '"--branch=student", REPOSITORY]' in setup
+    assert 'REPOSITORY = "https://github.com/a/b"' in setup
 
 
 def test_the_chapters_stay_as_they_are(project):

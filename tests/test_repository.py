@@ -83,6 +83,25 @@ def test_a_chapter_with_another_address_is_mended(project):
     assert path.read_text(encoding="utf-8") == good
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://gitlab.com/some-one/a.course_2",
+        "https://gitlab.com/a/group/in/groups/course",
+        "https://gitlab.example.edu/you/name",
+    ],
+)
+def test_gitlab_is_as_good(project, url):
+    repository.main(url, project)
+    assert repository.current_address(project) == url
+    assert repository.published_address(project, "A test") == url
+
+
+def test_where_the_address_is_used_the_placeholder_is_refused(project):
+    with pytest.raises(SystemExit, match="A test needs the address of your copy"):
+        repository.published_address(project, "A test")
+
+
 @pytest.mark.parametrize("ending", ["/", ".git"])
 def test_the_endings_that_people_paste_are_dropped(project, ending):
     repository.main(NEW + ending, project)
@@ -108,11 +127,15 @@ def test_the_endings_that_people_paste_are_dropped(project, ending):
         "https://github.com/you/name.git.git",
         "https://github.com/you-/name",
         "https://github.com/-you/name",
+        "https://gitlab.com/name",
+        "https://example.org/gitlab/you/name",
+        "https://gitlab.com//name",
+        "https://gitlab.com/you/name.git.git",
     ],
 )
 def test_what_is_no_address_is_refused_and_nothing_changes(project, url):
     before = contents(project)
-    with pytest.raises(SystemExit, match="is not the address of a GitHub repository"):
+    with pytest.raises(SystemExit, match="is not the address of a GitHub or GitLab"):
         repository.main(url, project)
     assert contents(project) == before
 

@@ -13,7 +13,11 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 PINNED = re.compile(r"[\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
-DEPLOYMENT = {"pages": "write", "id-token": "write"}
+# The jobs that may write, and what: all others may only read.
+MAY_WRITE = {
+    "publish": {"deploy": {"pages": "write", "id-token": "write"}},
+    "student": {"release": {"contents": "write"}},
+}
 
 each_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 
@@ -26,7 +30,7 @@ def check_schema(schema: str, *paths: Path) -> None:
 
 
 def test_the_workflows_are_there():
-    assert [path.stem for path in WORKFLOWS] == ["ci", "publish", "weekly"]
+    assert [path.stem for path in WORKFLOWS] == ["ci", "publish", "student", "weekly"]
 
 
 def test_workflows_follow_the_schema():
@@ -52,7 +56,7 @@ def test_actions_are_pinned_by_commit(path):
 
 
 @each_workflow
-def test_only_the_deployment_may_write(path):
+def test_only_what_publishes_may_write(path):
     workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
     assert workflow["permissions"] == {"contents": "read"}
     granted = {
@@ -60,7 +64,7 @@ def test_only_the_deployment_may_write(path):
         for name, job in workflow["jobs"].items()
         if "permissions" in job
     }
-    assert granted == ({"deploy": DEPLOYMENT} if path.stem == "publish" else {})
+    assert granted == MAY_WRITE.get(path.stem, {})
 
 
 @each_workflow

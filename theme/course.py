@@ -254,11 +254,19 @@ class Sections:
         place.write_text(f"const SECTIONS = {text};\n", encoding="utf8")
 
 
+def offer_colab_where_it_works(app, config):
+    """Drop the Colab button where the repository is not on GitHub: it warns."""
+    options = config.html_theme_options
+    if not options.get("repository_url", "").startswith("https://github.com/"):
+        options.get("launch_buttons", {}).pop("colab_url", None)
+
+
 def setup(app):
     """Register all of the above with Sphinx."""
     app.setup_extension("myst_nb")
     app.add_directive_to_domain("glue", "figure", PasteFigure, override=True)
     app.add_post_transform(PasteSvg)
+    app.connect("config-inited", offer_colab_where_it_works)
     app.connect("doctree-resolved", warn_about_alternative_text)
     app.connect("doctree-resolved", fold_plumbing)
     sections = Sections()

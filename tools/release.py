@@ -1,7 +1,10 @@
 """Write the students' notebooks: every chapter without its solutions.
 
-They stand alone, since the set-up cell fetches the course where it is missing.
-`make release` writes them to _release/student/chapters and prints their names.
+`make release` writes them to _release/student/chapters and prints their names,
+with what they import and read beside them. The folder is what stands on the
+branch `student` of the repository, and a notebook that finds itself alone
+fetches that branch, since the default branch has the solutions. Where nobody has
+set the repository's address there is nothing to fetch, and we say so.
 It writes nothing when lint finds something in a chapter, since a solution that
 is marked wrongly would be handed out.
 """
@@ -17,9 +20,13 @@ from nbconvert.preprocessors import TagRemovePreprocessor
 from nbformat import NotebookNode
 
 import lint
-from repository import ROOT
+from repository import PLACEHOLDER, ROOT, current_address, setup_source
 
 RELEASE = Path("_release") / "student" / "chapters"
+BRANCH = "student"
+# What a notebook needs beside it: not what chapter 12's long run does.
+COURSE = ["LICENSE", "utils/*.py", "utils/course.mplstyle", "utils/checks/*.py"]
+COURSE += ["data/README.md", "data/digits.*"]
 # How a solution begins, in code and in words.
 SOLUTION = re.compile(
     r"#\s*@title\s+solution\b|<summary>\s*answer\s*</summary>", re.IGNORECASE
@@ -35,6 +42,15 @@ def student_version(notebook: NotebookNode) -> NotebookNode:
     remover = TagRemovePreprocessor(remove_cell_tags=("solution",))
     student, _ = remover.preprocess(notebook.copy(), {})
     return student
+
+
+def copy_course(root: Path, folder: Path) -> None:
+    """Copy what a notebook imports and reads into a folder."""
+    for pattern in COURSE:
+        for path in sorted(root.glob(pattern)):
+            target = folder / path.relative_to(root)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, target)
 
 
 def problems(notebook: NotebookNode, student: NotebookNode) -> Iterator[str]:
@@ -65,11 +81,23 @@ def release(root: Path) -> list[Path]:
     if found:
         sys.exit("\n".join([*found, "Nothing is released: mend this first."]))
     folder = root / RELEASE
-    shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder.parent, ignore_errors=True)
     folder.mkdir(parents=True)
+    copy_course(root, folder.parent)
+    published = current_address(root) != PLACEHOLDER
     for name, student in students.items():
+        for cell in student.cells:
+            if published and cell.id == "set-up":
+                cell.source = setup_source(root, branch=BRANCH)
         nbformat.validate(student)
         nbformat.write(student, folder / name)
+    if not published:
+        print(
+            "These notebooks need the folders beside them: alone, as in Colab, they "
+            f"would fetch {PLACEHOLDER}, which is nobody's. Set the address of your "
+            "copy first: make repository URL=https://github.com/you/name",
+            file=sys.stderr,
+        )
     return [folder / name for name in students]
 
 

@@ -10,9 +10,13 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+PLACEHOLDER = "https://github.com/OWNER/REPOSITORY"
 OWNER = r"[A-Za-z0-9]+(-[A-Za-z0-9]+)*"
 NAME = r"(?!\.{1,2}$)[A-Za-z0-9._-]+(?<!\.git)"
-ADDRESS = re.compile(f"https://github\\.com/{OWNER}/{NAME}")
+GITHUB = f"https://github\\.com/{OWNER}/{NAME}"
+# gitlab.com, or a university's own; groups may be nested.
+GITLAB = r"https://(?=[^/]*gitlab)[a-z0-9.-]+(/[A-Za-z0-9_][\w.-]*)+/" + NAME
+ADDRESS = re.compile(f"{GITHUB}|{GITLAB}", re.ASCII)
 
 # Each matches what stands before the address; the address ends at a quote,
 # a backslash (a quote in a notebook's JSON) or a space.
@@ -27,7 +31,7 @@ def checked(url: str) -> str:
     address = url.strip().removesuffix("/").removesuffix(".git")
     if not ADDRESS.fullmatch(address):
         sys.exit(
-            f"{url!r} is not the address of a GitHub repository. "
+            f"{url!r} is not the address of a GitHub or GitLab repository. "
             "Write: make repository URL=https://github.com/you/name"
         )
     return address
@@ -42,10 +46,28 @@ def current_address(root: Path) -> str:
     return found[1]
 
 
-def setup_source(root: Path) -> str:
-    """The source of every chapter's set-up cell."""
+def published_address(root: Path, purpose: str) -> str:
+    """The same, where somebody will use it; exits where nobody has set it."""
+    address = current_address(root)
+    if address == PLACEHOLDER:
+        sys.exit(
+            f"{purpose} needs the address of your copy, and _config.yml still has "
+            f"{PLACEHOLDER}. First: make repository URL=https://github.com/you/name"
+        )
+    return address
+
+
+def setup_source(root: Path, address: str = "", branch: str = "") -> str:
+    """The source of every chapter's set-up cell.
+
+    branch: a branch or tag that it fetches instead of the default branch.
+    """
     text = (root / "tools" / "setup_cell.py").read_text(encoding="utf-8")
-    return replaced(text, IN_CODE, current_address(root)).rstrip("\n")
+    source = replaced(text, IN_CODE, address or current_address(root)).rstrip("\n")
+    if branch:
+        depth = '"--depth=1"'
+        source = source.replace(depth, f'{depth}, "--branch={branch}"')
+    return source
 
 
 def replaced(text: str, before: str, address: str) -> str:

@@ -1,0 +1,417 @@
+"""Marks are right, whatever a student or a learning platform did to the file."""
+
+import csv
+import io
+import json
+import zipfile
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell
+
+import grade
+import homework
+from exercises import exercises
+
+ROOT = Path(__file__).resolve().parent.parent
+CHAPTER = "02_mechanics"  # quick to grade, and everything is in it
+SOLVED = nbformat.read(ROOT / "chapters" / f"{CHAPTER}.ipynb", as_version=4)
+EXERCISES = exercises(SOLVED)
+CODE = [e for e in EXERCISES if not e.written]
+LABELS = [e.label for e in EXERCISES]
+POINTS = {e.label: e.points for e in EXERCISES}
+FIRST = CODE[0]  # 2.2
+WORDS = next(e for e in EXERCISES if e.written)  # 2.4
+SOLUTION = FIRST.solution.source.rpartition("\n\n\nassert")[0].partition("\n")[2]
+
+# Cases: what a student did to a notebook with the right answer to 2.2. -------
+# Each returns the mark of 2.2: POINTS, 0, or None where it can't be graded.
+
+FULL, NONE, UNKNOWN = FIRST.points, 0, None
+
+
+def cell(notebook, exercise=FIRST):
+    return next(c for c in notebook.cells if c.id == exercise.stub.id)
+
+
+def check(notebook):
+    return next(c for c in notebook.cells if c.id == FIRST.check.id)
+
+
+def place(notebook) -> int:
+    return notebook.cells.index(cell(notebook))
+
+
+def perfect(notebook):
+    for exercise in CODE:
+        source = exercise.solution.source
+        cell(notebook, exercise).source = "from utils import checks\n" + source
+    cell(notebook, WORDS).source = "A hundredth; a hundred times the rate."
+    return FULL
+
+
+def as_it_is(notebook):
+    return FULL
+
+
+def empty(notebook):
+    cell(notebook).source = FIRST.stub.source
+    return NONE
+
+
+def wrong(notebook):
+    cell(notebook).source = SOLUTION.replace("+ eps", "")
+    return NONE
+
+
+def crashed(notebook):
+    cell(notebook).source = SOLUTION.replace("return", "return (")
+    return NONE
+
+
+def another_cell_crashed(notebook):
+    notebook.cells.insert(place(notebook), new_code_cell("1 / 0"))
+    return FULL
+
+
+def crashed_after_the_answer(notebook):
+    cell(notebook).source = SOLUTION + "\n\n\n1 / 0"
+    return FULL
+
+
+def sys_exit(notebook):
+    cell(notebook).source = SOLUTION + "\n\n\nimport sys\nsys.exit()"
+    return FULL
+
+
+def ends_python(notebook):
+    cell(notebook).source = SOLUTION + "\n\n\nimport os\nos._exit(0)"
+    return UNKNOWN
+
+
+def endless(notebook):
+    cell(notebook).source = FIRST.stub.source.replace("...", "while True: pass")
+    return UNKNOWN
+
+
+def swallows_all(notebook):
+    loop = (
+        "while True:\n    try:\n        pass\n    except BaseException:\n        pass"
+    )
+    cell(notebook).source = SOLUTION + "\n\n\n" + loop
+    return UNKNOWN
+
+
+def too_much_memory(notebook):
+    cell(notebook).source = SOLUTION + "\n\n\nx = bytearray(10**10)"
+    return FULL  # refused to it, and nothing else suffers
+
+
+def ids_and_metadata_lost(notebook):
+    for c in notebook.cells:
+        c.metadata.clear()
+        c.id = f"x{notebook.cells.index(c)}"
+    return FULL
+
+
+def colab(notebook):
+    for c in notebook.cells:
+        c.metadata["id"] = c["id"]
+        c.metadata.pop("nbgrader", None)
+        c.metadata["executionInfo"] = {"user": {"displayName": "Colab's name"}}
+    return FULL
+
+
+def deleted(notebook):
+    notebook.cells.remove(cell(notebook))
+    return UNKNOWN
+
+
+def check_deleted(notebook):
+    notebook.cells.remove(check(notebook))
+    return FULL
+
+
+def duplicated(notebook):
+    notebook.cells.insert(0, cell(notebook).copy())
+    return FULL
+
+
+def stub_copied_below(notebook):
+    copy = cell(notebook).copy()
+    copy.source = FIRST.stub.source
+    notebook.cells.append(copy)
+    return FULL
+
+
+def second_try_below(notebook):
+    notebook.cells.insert(place(notebook) + 1, new_code_cell(SOLUTION))
+    wrong(notebook)
+    return FULL
+
+
+def in_a_new_cell(notebook):
+    empty(notebook)
+    notebook.cells.append(new_code_cell(SOLUTION))
+    return FULL
+
+
+def check_edited(notebook):
+    empty(notebook)
+    check(notebook).source = "print('Passed')"
+    return NONE
+
+
+def check_rebound(notebook):
+    cell(notebook).source = (
+        f"{FIRST.stub.source}\n\n\nfrom utils import checks\n"
+        "checks.batch_norm_nd = lambda answer: True"
+    )
+    return UNKNOWN
+
+
+def comparison_rebound(notebook):
+    cell(notebook).source = (
+        "import torch\n\ntorch.allclose = lambda *a, **b: True\n\n\n"
+        f"{FIRST.stub.source.replace('...', 'return x')}"
+    )
+    return UNKNOWN
+
+
+def environment_changed(notebook):
+    cell(notebook).source = (
+        "import os\nos.environ.clear()\nprint('Passed: all')\n"
+        + FIRST.stub.source
+        + "\n    return x"
+    )
+    return NONE
+
+
+def prints_to_stderr(notebook):
+    body = SOLUTION.replace("    dims", "    print(1, file=sys.stderr)\n    dims", 1)
+    cell(notebook).source = "import sys\n" + body
+    return FULL
+
+
+def helper_in_another_cell(notebook):
+    helper = new_code_cell(
+        "import math as m\n\n\ndef my_mean(x, **k):\n    m.pi\n    return x.mean(**k)"
+    )
+    notebook.cells.insert(place(notebook), helper)
+    cell(notebook).source = SOLUTION.replace("x.mean(", "my_mean(x, ")
+    return FULL
+
+
+def helper_nowhere(notebook):
+    cell(notebook).source = SOLUTION.replace("x.mean(", "my_mean(x, ")
+    return UNKNOWN
+
+
+def renamed(notebook):
+    cell(notebook).source = SOLUTION.replace("batch_norm_nd", "mine")
+    return UNKNOWN
+
+
+def magics(notebook):
+    cell(notebook).source = "%matplotlib inline\n!true\n" + SOLUTION
+    return FULL
+
+
+def network(notebook):
+    cell(notebook).source = "import socket\n\n\n" + SOLUTION.replace(
+        "    dims",
+        "    socket.create_connection(('1.1.1.1', 53), timeout=5)\n    dims",
+        1,
+    )
+    return NONE  # it raises: there is no network
+
+
+def whole_chapter_with_solutions(notebook):
+    notebook.cells = [c.copy() for c in SOLVED.cells]
+    return NONE
+
+
+CASES = [
+    perfect, as_it_is, empty, wrong, crashed, another_cell_crashed,
+    crashed_after_the_answer, sys_exit, ends_python, endless, swallows_all,
+    too_much_memory, ids_and_metadata_lost, colab, deleted, check_deleted, duplicated,
+    stub_copied_below, second_try_below, in_a_new_cell, check_edited, check_rebound,
+    comparison_rebound, environment_changed, prints_to_stderr, helper_in_another_cell,
+    helper_nowhere, renamed, magics, network, whole_chapter_with_solutions,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def clean():
+    return homework.build(ROOT / "chapters" / f"{CHAPTER}.ipynb", ROOT)
+
+
+def handed_in(clean, change) -> tuple[str, float | None]:
+    notebook = nbformat.from_dict(json.loads(nbformat.writes(clean)))
+    cell(notebook).source = SOLUTION
+    mark = change(notebook)
+    return json.dumps(notebook), mark
+
+
+@pytest.fixture(scope="module")
+def graded(clean, tmp_path_factory):
+    """The class of all cases, and some files that are none, graded as one zip."""
+    folder, expected = tmp_path_factory.mktemp("class"), {}
+    with zipfile.ZipFile(folder / "downloads.zip", "w") as archive:
+        for i, change in enumerate(CASES):
+            student = change.__name__.replace("_", "")
+            text, expected[student] = handed_in(clean, change)
+            archive.writestr(f"{student}_{i}_{i + 100}_{CHAPTER}.ipynb", text)
+        archive.writestr("damaged_90_1_02_mechanics.ipynb", '{"cells": [')
+        archive.writestr("report_91_1_report.pdf", b"%PDF")
+        archive.writestr("other_92_1_07_batch_size_one.ipynb", '{"cells": []}')
+        archive.writestr("__MACOSX/._x_1_1_02_mechanics.ipynb", b"junk")
+    environment = {"CHAPTER": "2", "FROM": str(folder / "downloads.zip"), "LIMIT": "5"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        grade.main(ROOT, folder)
+    return folder, expected
+
+
+def rows(folder: Path) -> dict[str, dict[str, str]]:
+    """student: column: text."""
+    text = (folder / CHAPTER / "marks.csv").read_text(encoding="utf-8-sig")
+    return {row["student"]: row for row in csv.DictReader(io.StringIO(text))}
+
+
+def mark(row: dict[str, str], label: str) -> float | None:
+    text = row[f"{label} (of {POINTS[label]:g})"]
+    return float(text) if text else None
+
+
+@pytest.mark.parametrize("change", CASES, ids=lambda change: change.__name__)
+def test_gets_the_mark_that_it_deserves(graded, change):
+    folder, expected = graded
+    student = change.__name__.replace("_", "")
+    row = rows(folder)[student]
+    assert mark(row, FIRST.label) == expected[student], row
+    assert (f"{FIRST.label}: " in row["flags"]) >= (expected[student] is None)
+    for exercise in CODE[1:]:  # nothing that happens to 2.2 touches the others
+        full = exercise.points if change is perfect else 0
+        assert mark(row, exercise.label) == full, row
+
+
+def test_written_answers_wait_for_a_person(graded):
+    row = rows(graded[0])["perfect"]
+    assert mark(row, WORDS.label) is None
+    assert row["total (of 10)"] == "" and row["so far"] == "8"
+
+
+@pytest.mark.parametrize(
+    "student, flag",
+    [
+        ("damaged", "cannot be read"),
+        ("report", "report.pdf is no notebook"),
+        ("other", "has no answers of this chapter"),
+    ],
+)
+def test_a_file_that_cannot_be_graded_is_flagged_and_never_zero(graded, student, flag):
+    row = rows(graded[0])[student]
+    assert flag in row["flags"]
+    assert all(mark(row, label) is None for label in LABELS)
+
+
+def test_every_student_has_a_page_and_the_class_has_two(graded):
+    folder = graded[0] / CHAPTER
+    assert len(list((folder / "feedback").glob("*.html"))) == len(CASES) + 3
+    page = (folder / "feedback" / "wrong.html").read_text("utf-8")
+    assert "Not yet" in page and "def batch_norm_nd" in page
+    assert "A hundredth" in (folder / "questions.html").read_text("utf-8")
+    assert "Not yet" in (folder / "class.html").read_text("utf-8")
+
+
+# The table, without running anything ------------------------------------------
+
+
+def table(tmp_path, results: dict) -> dict[str, dict[str, str]]:
+    """Merge the marks of a grading into the table of a folder."""
+    folder = tmp_path / CHAPTER
+    folder.mkdir(exist_ok=True)
+    grades = {
+        student: (
+            {e.number: grade.Grade(m) for e, m in zip(EXERCISES, marks)},
+            ["a flag"],
+        )
+        for student, marks in results.items()
+    }
+    grade.merge(folder, grades, EXERCISES)
+    return rows(tmp_path)
+
+
+def retype(tmp_path, old: str, new: str) -> None:
+    """What an instructor does in a spreadsheet."""
+    path = tmp_path / CHAPTER / "marks.csv"
+    text = path.read_text("utf-8-sig")
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new), "utf-8")
+
+
+GRADED = [2, 0, 2, 1.5, None]  # the last is the written one
+
+
+def test_hand_marks_stay_and_enter_the_total(tmp_path):
+    row = table(tmp_path, {"jane": GRADED})["jane"]
+    assert (row["so far"], row["total (of 10)"], row["flags"]) == ("5.5", "", "a flag")
+    retype(tmp_path, "jane,2,0,2,1.5,,", "jane,2,1,2,1.5,2,")
+    for _ in range(2):
+        row = table(tmp_path, {"jane": GRADED})["jane"]
+        assert row["total (of 10)"] == "8.5"
+        assert mark(row, LABELS[1]) == 1
+
+
+def test_an_unchanged_mark_is_graded_anew(tmp_path):
+    table(tmp_path, {"jane": GRADED})
+    row = table(tmp_path, {"jane": [2, 2, 2, 2, None]})["jane"]
+    assert row["so far"] == "8"
+
+
+def test_who_is_not_in_this_download_stays(tmp_path):
+    table(tmp_path, {"jane": GRADED, "ann": [0] * 5})
+    retype(tmp_path, "jane,2,0,2,1.5,,", "jane,2,0,2,1.5,1,")
+    found = table(tmp_path, {"ann": [2] * 5})
+    assert found["jane"]["total (of 10)"] == "6.5"
+    assert found["jane"]["flags"] == "a flag"
+    assert found["ann"]["total (of 10)"] == "10"
+
+
+def test_a_table_with_semicolons_and_commas_is_read(tmp_path):
+    """As a spreadsheet in some countries saves it."""
+    table(tmp_path, {"jane": GRADED})
+    path = tmp_path / CHAPTER / "marks.csv"
+    text = path.read_text("utf-8-sig").replace(",", ";").replace("1.5;;", "1,5;0,5;")
+    path.write_text(text, "utf-8-sig")
+    assert table(tmp_path, {"jane": GRADED})["jane"]["total (of 10)"] == "6"
+
+
+@pytest.mark.parametrize("typed", ["3", "-1", "two", "nan"])
+def test_what_is_no_mark_stops_it_before_anything_is_written(tmp_path, typed):
+    table(tmp_path, {"jane": GRADED})
+    retype(tmp_path, "jane,2,0,2,1.5,,", f"jane,2,0,2,1.5,{typed},")
+    before = (tmp_path / CHAPTER / "marks.csv").read_text("utf-8")
+    with pytest.raises(SystemExit, match=f"'{typed}' for jane, .* is no mark from 0"):
+        table(tmp_path, {"jane": GRADED})
+    assert (tmp_path / CHAPTER / "marks.csv").read_text("utf-8") == before
+
+
+@pytest.mark.parametrize(
+    "environment, message",
+    [
+        ({}, "Write: make grade CHAPTER=07"),
+        ({"CHAPTER": "07", "FROM": "nowhere.zip"}, "no such file or folder"),
+        ({"CHAPTER": "07", "FROM": ".", "LIMIT": "x"}, "LIMIT=x: write a whole number"),
+    ],
+)
+def test_what_it_needs_it_says(monkeypatch, environment, message):
+    for name in ("CHAPTER", "FROM", "LIMIT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match=message):
+        grade.main()

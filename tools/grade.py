@@ -1,0 +1,398 @@
+"""Grade what students handed in, into a table, and a page for each of them.
+
+    make grade CHAPTER=07 FROM=downloads.zip
+
+FROM is what the learning platform gives: a zip or a folder. In
+_grades/07_batch_size_one: `marks.csv`, `feedback/` with a page per student,
+`class.html`, and `questions.html` with the written answers to read. Type marks
+into marks.csv where it has none, or where you disagree, and grade again: they
+stay, and enter the totals and the pages.
+
+What could not be graded has no mark, and says why; it is never 0. 0 means that
+the check found the answer wrong, or that nothing was written.
+
+LIMIT=20 seconds of computing per cell, or ten times what the model answer
+needs; MEMORY=2000 MB; JOBS=2 workers.
+"""
+
+import csv
+import json
+import os
+import queue
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import nbformat
+
+import grade_pages
+import homework
+from exercises import Exercise, exercises, tags
+from repository import ROOT
+from sandbox import sandbox
+from submissions import Answer, Handed, collect, find_answers, python
+
+GRADES = Path("_grades")
+# A wrong answer says so itself; these may be the fault of how it was graded.
+UNSURE = re.compile(
+    r"raised (NameError|ImportError|ModuleNotFoundError|MemoryError|FileNotFoundError)"
+    r"|can't allocate memory|no answer after|the check itself fails|the check was left"
+)
+
+
+@dataclass
+class Grade:
+    """One exercise of one student."""
+
+    mark: float | None  # None: to be marked by a person
+    said: str = ""  # by the check, or by us
+    flag: str = ""
+    answer: Answer = field(default_factory=Answer)
+    outputs: str = ""
+
+
+class Worker:
+    """A process that runs answers, started again when it has ended."""
+
+    def __init__(self, folder: Path, prefix: list[str], cells: list[str]):
+        self.folder, self.prefix, self.cells = folder, prefix, cells
+        self.process = None
+        self.errors = tempfile.TemporaryFile("w+")
+
+    def start(self) -> None:
+        script = Path(__file__).with_name("grade_worker.py")
+        self.process = subprocess.Popen(
+            [*self.prefix, sys.executable, str(script)],
+            cwd=self.folder,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+        )
+        answer = self.ask({"cells": self.cells})
+        if not answer.get("ready"):
+            self.errors.seek(0)
+            why = answer.get("error") or self.errors.read()[-1000:]
+            sys.exit(f"The homework does not run here: {why}")
+
+    def ask(self, message: dict) -> dict:
+        """Its reply; {} where it has ended."""
+        try:
+            print(json.dumps(message), file=self.process.stdin, flush=True)
+            return json.loads(self.process.stdout.readline() or "{}")
+        except (BrokenPipeError, ValueError):
+            return {}
+
+    def run(self, job: dict) -> dict:
+        reply = self.ask(job)
+        if not reply:
+            self.stop()
+            self.start()
+        return reply
+
+    def stop(self) -> None:
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+
+def job_of(found: list[Exercise], answers: dict[str, Answer], limits: dict) -> dict:
+    """What a worker needs to know, for one student."""
+    parts = [
+        {
+            "number": e.number,
+            "cells": [answers[e.number].helpers, answers[e.number].source],
+            "check": e.call.func.attr,
+            "answer": e.answer,
+        }
+        for e in found
+        if not e.written and answers[e.number].state == "answered"
+    ]
+    return {"exercises": parts, **limits}
+
+
+def judge(exercise: Exercise, answer: Answer, ran: dict | None) -> Grade:
+    """The mark of an answer, from what the worker saw of it."""
+    if answer.state == "lost":
+        what = "no written answer found" if exercise.written else "no answer found"
+        return Grade(None, what, what, answer)
+    if answer.state == "empty":
+        return Grade(0.0, "not answered", "", answer)
+    flag = "; ".join(answer.flags)
+    if exercise.written:
+        return Grade(None, "to be read", flag, answer)
+    ran = ran or {"stopped": "its process ended"}
+    outputs = ran.get("outputs", "")
+    for why in ("stopped", "tampered"):
+        if why in ran:
+            what = ran[why] if why == "stopped" else f"it changes {ran[why]}"
+            return Grade(None, what, what, answer, outputs)
+    said = ran.get("said", "")
+    if "share" not in ran:
+        syntax = ran.get("error", "").startswith(("SyntaxError", "IndentationError"))
+        what = said or ran.get("error") or f"no {exercise.answer} is defined"
+        if syntax:  # it ran nowhere
+            return Grade(0.0, f"Not yet: {what}", flag, answer, outputs)
+        return Grade(None, what, what, answer, outputs)
+    if ran["share"] < 1 and UNSURE.search(said):
+        return Grade(None, said, said, answer, outputs)
+    mark = round(exercise.points * ran["share"], 1)
+    return Grade(mark, said, flag, answer, outputs)
+
+
+def model_answers(path: Path) -> dict[str, Answer]:
+    """The chapter's own answers, to find out whether it can be graded here."""
+    found = exercises(nbformat.read(path, as_version=4))
+    return {
+        e.number: Answer("from utils import checks\n" + e.solution.source)
+        for e in found
+        if not e.written
+    }
+
+
+def limits_for(worker: Worker, found: list, path: Path, settings: dict) -> dict:
+    """The limits of a job, once the model answers pass; exits where one does not."""
+    answers, seconds = model_answers(path), {}
+    for exercise in found:
+        if exercise.written:
+            continue
+        start = {"seconds": {}, "memory": settings["memory"] * 1e6}
+        start["seconds"] = {exercise.number: 1000}
+        reply = worker.run(job_of([exercise], answers, start))
+        ran = reply.get("done", {}).get(exercise.number, {})
+        if ran.get("share") != 1:
+            sys.exit(
+                f"Nothing is graded: the model answer of {exercise.label} does not "
+                f"pass here. {ran}"
+            )
+        seconds[exercise.number] = max(settings["limit"], 10 * reply["cpu"])
+    return {"seconds": seconds, "memory": settings["memory"] * 1e6}
+
+
+def grade_student(
+    worker: Worker, several: list[Handed], found: list, clean, limits: dict
+) -> tuple[dict[str, Grade], list[str]]:
+    """The grades of a student, by exercise, and what to look at."""
+    handed, flags = several[0], []
+    if len(several) > 1:
+        flags.append(f"{len(several)} files: {handed.path} was graded")
+    if handed.problem:
+        flags.append(handed.problem)
+    if handed.notebook is None:
+        return {e.number: Grade(None, handed.problem) for e in found}, flags
+    try:
+        answers = find_answers(found, clean, handed.notebook)
+    except Exception as error:  # a notebook of a form that nobody thought of
+        what = f"{handed.path} cannot be read ({type(error).__name__}: {error})"
+        return {e.number: Grade(None, what) for e in found}, [*flags, what]
+    job = job_of(found, answers, limits)
+    ran = worker.run(job).get("done", {}) if job["exercises"] else {}
+    grades = {e.number: judge(e, answers[e.number], ran.get(e.number)) for e in found}
+    if all(a.state == "lost" for a in answers.values()):
+        return grades, [*flags, f"{handed.path} has no answers of this chapter"]
+    return grades, flags + [
+        f"{e.label}: {grades[e.number].flag}" for e in found if grades[e.number].flag
+    ]
+
+
+# The table ---------------------------------------------------------------
+
+
+def number(text: str) -> float | None:
+    """A mark as a person or a spreadsheet writes it; None where there is none."""
+    text = text.strip().replace(",", ".")
+    return float(text) if text else None
+
+
+def written(mark: float | None) -> str:
+    return "" if mark is None else f"{mark:g}"
+
+
+def read_table(path: Path, found: list[Exercise]) -> dict[str, dict[str, float | None]]:
+    """student: exercise: mark, of a table that was written here, and changed."""
+    if not path.exists():
+        return {}
+    text = path.read_text(encoding="utf-8-sig")
+    delimiter = ";" if ";" in text.partition("\n")[0] else ","  # some spreadsheets'
+    marks = {}
+    for row in csv.DictReader(text.splitlines(), delimiter=delimiter):
+        student = marks[row.get("student") or ""] = {}
+        for e in found:
+            text = next(
+                (v for k, v in row.items() if k and k.split()[0] == e.label), ""
+            )
+            try:
+                mark = number(text or "")
+            except ValueError:
+                mark = -1.0
+            if mark is not None and not 0 <= mark <= e.points:
+                sys.exit(
+                    f"{path}: {text!r} for {row.get('student')}, {e.label}, is no mark "
+                    f"from 0 to {e.points:g}. Mend it; nothing is written."
+                )
+            student[e.number] = mark
+    return marks
+
+
+def read_flags(path: Path) -> dict[str, str]:
+    """student: flags, of the same table."""
+    if not path.exists():
+        return {}
+    text = path.read_text(encoding="utf-8-sig")
+    delimiter = ";" if ";" in text.partition("\n")[0] else ","
+    rows = csv.DictReader(text.splitlines(), delimiter=delimiter)
+    return {row.get("student") or "": row.get("flags") or "" for row in rows}
+
+
+def write_table(path: Path, rows: list[dict]) -> None:
+    """Write it beside, then put it in its place: an interruption loses nothing."""
+    new = path.with_suffix(".new")
+    with new.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else ["student"])
+        writer.writeheader()
+        writer.writerows(rows)
+    new.replace(path)
+
+
+def by_hand(marks: dict, machine: dict) -> dict[tuple[str, str], float]:
+    """(student, exercise): the marks that a person typed."""
+    return {
+        (student, exercise): mark
+        for student, row in marks.items()
+        for exercise, mark in row.items()
+        if mark is not None and mark != machine.get(student, {}).get(exercise)
+    }
+
+
+def table_row(student: str, marks: dict, found: list[Exercise], flags: str) -> dict:
+    given = [mark for mark in marks.values() if mark is not None]
+    missing = len(given) < len(found)
+    points = sum(e.points for e in found)
+    return {
+        "student": student,
+        **{f"{e.label} (of {e.points:g})": written(marks[e.number]) for e in found},
+        "so far": written(sum(given)),
+        f"total (of {points:g})": "" if missing else written(sum(given)),
+        "flags": flags,
+    }
+
+
+def merge(folder: Path, results: dict, found: list[Exercise]) -> tuple[dict, dict]:
+    """Write the tables; return (student: exercise: mark) and the hand marks.
+
+    machine.csv is what was graded here: a mark of marks.csv that differs from
+    it was typed by a person, and stays. So does who is not in this download.
+    """
+    old = read_table(folder / "marks.csv", found)
+    machine = read_table(folder / "machine.csv", found)
+    hand = by_hand(old, machine)
+    graded = {
+        student: {number: grade.mark for number, grade in grades.items()}
+        for student, (grades, _) in results.items()
+    }
+    machine |= graded
+    marks = {s: dict(row) for s, row in sorted((old | graded).items())}
+    for (student, exercise), mark in hand.items():
+        marks[student][exercise] = mark
+    flags = read_flags(folder / "marks.csv")
+    flags |= {student: "; ".join(new) for student, (_, new) in results.items()}
+    rows = [table_row(s, row, found, flags.get(s, "")) for s, row in marks.items()]
+    write_table(folder / "marks.csv", rows)
+    own = [table_row(s, row, found, "") for s, row in sorted(machine.items())]
+    write_table(folder / "machine.csv", own)
+    return marks, hand
+
+
+# The run ------------------------------------------------------------------
+
+
+def settings() -> dict:
+    """What the environment says, or sentences on what it should."""
+    chapter, source = os.environ.get("CHAPTER", ""), os.environ.get("FROM", "")
+    if not chapter or not source:
+        sys.exit("Write: make grade CHAPTER=07 FROM=downloads.zip (or a folder)")
+    if not Path(source).exists():
+        sys.exit(f"FROM={source}: there is no such file or folder.")
+    numbers = {"limit": "20", "memory": "2000", "jobs": "2"}
+    found = {"chapter": chapter, "source": Path(source)}
+    for name, usual in numbers.items():
+        text = os.environ.get(name.upper()) or usual
+        if not text.isdigit() or not int(text):
+            sys.exit(f"{name.upper()}={text}: write a whole number.")
+        found[name] = int(text)
+    return found
+
+
+def grade_class(students: dict, path: Path, clean, set_up: dict) -> tuple[dict, str]:
+    """{student: (grades, flags)}, and how their code was run."""
+    found = exercises(clean)
+    first = next(c.id for c in clean.cells if "exercise" in tags(c))
+    before = clean.cells[: [c.id for c in clean.cells].index(first)]
+    cells = [python(c.source) for c in before if c.cell_type == "code"]
+    with tempfile.TemporaryDirectory() as temporary:
+        archive = homework.write(path.stem, clean, ROOT, Path(temporary))
+        folder = archive.with_suffix("")
+        prefix, how = sandbox(folder)
+        idle: queue.Queue[Worker] = queue.Queue()
+        workers = [Worker(folder, prefix, cells) for _ in range(set_up["jobs"])]
+        try:
+            with ThreadPoolExecutor(len(workers)) as pool:
+                list(pool.map(Worker.start, workers))
+                limits = limits_for(workers[0], found, path, set_up)
+                for worker in workers:
+                    idle.put(worker)
+
+                def one(student: str) -> tuple:
+                    worker = idle.get()
+                    try:
+                        args = students[student], found, clean, dict(limits)
+                        return grade_student(worker, *args)
+                    finally:
+                        idle.put(worker)
+
+                results = dict(zip(students, pool.map(one, students)))
+        finally:
+            for worker in workers:
+                worker.stop()
+    return results, how
+
+
+def main(root: Path = ROOT, into: Path = ROOT / GRADES) -> None:
+    set_up, start = settings(), time.monotonic()
+    path = homework.chapter_path(set_up["chapter"], root)
+    clean = homework.build(path, root)
+    found = exercises(clean)
+    folder = into / path.stem
+    folder.mkdir(parents=True, exist_ok=True)
+    read_table(folder / "marks.csv", found)  # a mark that is none is told now
+    students = collect(set_up["source"], path.stem, clean)
+    if not students:
+        sys.exit(f"FROM={set_up['source']}: there is no file in it.")
+    results, how = grade_class(students, path, clean, set_up)
+    marks, hand = merge(folder, results, found)
+    hints = Counter(
+        (e.label, grade.said)
+        for e in found
+        for grade in (grades[e.number] for grades, _ in results.values())
+        if grade.said.startswith("Not yet")
+    )
+    seconds = time.monotonic() - start
+    how = f"{how}. {seconds:.0f} s, {set_up['jobs']} workers."
+    pages = grade_pages.Pages(folder, nbformat.read(path, as_version=4), found)
+    pages.write(results, marks, hand, hints, how)
+    flagged = sum(bool(flags) for _, flags in results.values())
+    shown = Path(os.path.relpath(folder, root))
+    print(f"{shown / 'marks.csv'}: {len(results)} students, {flagged} with flags")
+    print(f"{shown / 'class.html'}, {shown / 'questions.html'}, {shown / 'feedback'}/")
+    print(f"Students' code ran in {how}")
+
+
+if __name__ == "__main__":
+    main()

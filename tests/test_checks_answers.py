@@ -620,7 +620,7 @@ right(checks.ghost_forward, Ghost())
 wrong(checks.ghost_forward, "one tensor", lambda layer, x, size: [*x.split(size)])
 
 
-# 7.2, 7.4
+# 7.2, 7.1
 
 
 right(

@@ -267,6 +267,10 @@ def text_between(by_id, cells):
             set_mark("ex-1-stub", grade_id="ex-04-1"),
             "no grade_id of an exercise of this",
         ),
+        (
+            set_mark("ex-1-stub", grade_id="ex-03-2"),
+            "not numbered in the order of the chapter",
+        ),
         (set_mark("ex-1-check", locked=False), "nbgrader marks: grade points"),
         (set_mark("ex-1-check", points=0), "nbgrader marks: grade locked ->"),
         (set_mark("ex-1-check", points=-1), "nbgrader marks: grade locked ->"),

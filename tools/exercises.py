@@ -112,8 +112,8 @@ def needed(
 class Exercise:
     """One exercise: its cells, and what identifies the answer."""
 
-    number: str  # 07-4, as in the grade_id ex-07-4
-    title: str  # 7.4 A layer that does not starve
+    number: str  # 07-1, as in the grade_id ex-07-1
+    title: str  # 7.1 A layer that does not starve
     points: float
     prompt: NotebookNode
     stub: NotebookNode  # the answer cell, where it is a written question
@@ -126,7 +126,7 @@ class Exercise:
 
     @property
     def label(self) -> str:
-        """7.4, as the student knows it."""
+        """7.1, as the student knows it."""
         return self.title.partition(" ")[0]
 
     @property

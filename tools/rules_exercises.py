@@ -94,15 +94,17 @@ def exercises(chapter: Chapter) -> Iterator[Finding]:
     none = new_markdown_cell()
     cells = [none, *chapter.cells, none, none]
     expected = set()  # ids of the cells that belong to an exercise
-    for i, stub in enumerate(cells):
-        if "exercise" not in tags(stub):
-            continue
+    stubs = [i for i, cell in enumerate(cells) if "exercise" in tags(cell)]
+    for count, i in enumerate(stubs, 1):
+        stub = cells[i]
         yield from prompt(cells[i - 1], stub)
         grade_id = nbgrader(stub).get("grade_id", "")
         name = re.fullmatch(rf"ex-({chapter.number}-\d+)", grade_id)
         if name is None:
             what = "no grade_id of an exercise of this chapter"
             yield stub, what, f"ex-{chapter.number}-<number>"
+        elif name[1] != f"{chapter.number}-{count}":
+            yield stub, "not numbered in the order of the chapter", f"its {count}"
         order = ["check", "solution"] if stub.cell_type == "code" else ["solution"]
         rest = cells[i + 1 : i + 1 + len(order)]
         expected |= {stub.get("id"), *(cell.get("id") for cell in rest)}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from utils.checks.framework import Measured, Wrong, check, expect, expect_written
 
-# Exercise 1.4: means over 12 seeds, in points, with room for other seeds, rates
+# Exercise 1.3: means over 12 seeds, in points, with room for other seeds, rates
 # and a few updates more.
 SD_LEAD = {1: (12, 80), 4: (-35, 5)}
 
@@ -157,7 +157,7 @@ def noise_drift(answer: Callable, size: float) -> dict:
 
 
 sd_lead = Measured(
-    "sd_lead",  # exercise 1.4: what sd only brings at two initial gains
+    "sd_lead",  # exercise 1.3: what sd only brings at two initial gains
     calls=[(1,), (4,)],
     ranges=[(f"at gain {gain}", *pair) for gain, pair in SD_LEAD.items()],
     said="{:.1f} points at gain 1 and {:.1f} at gain 4",

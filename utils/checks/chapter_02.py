@@ -112,7 +112,7 @@ _meets = "gamma and beta meet the last axis: give them the shape (1, C, 1, ...)"
     },
 )
 def batch_norm_nd(answer: Callable, *case: object) -> dict:
-    """Exercise 2.2: the same for (N, C), (N, C, L) and (N, C, H, W)."""
+    """Exercise 2.1: the same for (N, C), (N, C, L) and (N, C, H, W)."""
     return examine_norm(answer, *case)
 
 
@@ -230,7 +230,7 @@ def _node_mistakes() -> dict[str, Callable]:
 def backward_nodes(
     answer: Callable, shape: tuple, eps: tuple, dtype: torch.dtype
 ) -> dict:
-    """Exercise 2.5: the backward pass by hand, node by node."""
+    """Exercise 2.2: the backward pass by hand, node by node."""
     x, dy = layer_input(shape, dtype), torch.randn(shape, dtype=dtype) + 0.5
     given = dy, x, torch.randn(shape[1], dtype=dtype) - 1.2
     before = [t.clone() for t in given]
@@ -340,7 +340,7 @@ def _dgamma_as_dbeta(dy, x_hat, s, gamma, centred):
 def norm_backward(
     answer: Callable, shape: tuple, eps: float, centred: bool, dtype: torch.dtype
 ) -> dict:
-    """Exercise 2.6: backward of layer norm and of RMS norm."""
+    """Exercise 2.3: backward of layer norm and of RMS norm."""
     x = 1.5 + 2 * torch.randn(shape, dtype=dtype)
     gamma = torch.randn(shape[-1], dtype=dtype) - 1.2
     dy = torch.randn(shape, dtype=dtype) + 0.5
@@ -367,7 +367,7 @@ def norm_backward(
 
 
 mean_share = Measured(
-    "mean_share",  # exercise 2.7: of the first weights' gradient, in %
+    "mean_share",  # exercise 2.4: of the first weights' gradient, in %
     calls=[(False,), (True,)],
     ranges=[("as they are", 8, 60), ("centred", -1, 1.5)],
     said="the mean's share is {:.1f} % as they are, {:.1f} % centred",

@@ -321,7 +321,7 @@ def rescale(
     behind: tuple,
     bias: bool,
 ) -> dict:
-    """Exercise 5.3: scaled weights, and groups that train the same."""
+    """Exercise 5.2: scaled weights, and groups that train the same."""
     old = _net(sizes, behind, bias)
     new = copy.deepcopy(old)
     groups = answer(new, a, lr, *wd)
@@ -394,7 +394,7 @@ def _rates(result: object, asked: str) -> list[float]:
 
 
 held_at = Measured(
-    "held_at",  # exercise 5.5: the highest usable rate with longer weights
+    "held_at",  # exercise 5.4: the highest usable rate with longer weights
     calls=[(1,), (3,)],
     ranges=[("at a = 1", *HELD_AT_ONE), ("at a = 3", 0, 100)],
     said="{:.2g} at a = 1 and {:.2g} at a = 3",

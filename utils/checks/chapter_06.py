@@ -17,7 +17,7 @@ from utils.checks.framework import (
 )
 from utils.checks.modules import fill, state_of
 
-# Exercise 6.4: error with this ε minus that with 1e-5, points, over seed sets
+# Exercise 6.2: error with this ε minus that with 1e-5, points, over seed sets
 EPSILONS = {0.1: (-36, -7), 10: (3, 32)}
 
 
@@ -300,7 +300,7 @@ def ghost_forward(
     dtype: torch.dtype = torch.float64,
     how: str = "",
 ) -> dict:
-    """Exercise 6.2: a batch-norm layer applied to groups of examples."""
+    """Exercise 6.3: a batch-norm layer applied to groups of examples."""
     kind = nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d
     layer = fill(kind(shape[1], **options)).to(dtype).train(training)
     x = 1 + 2 * torch.randn(shape, dtype=dtype)
@@ -324,7 +324,7 @@ def ghost_forward(
 
 
 epsilon_gain = Measured(
-    "epsilon_gain",  # exercise 6.4: what a larger ε does to a batch of 2
+    "epsilon_gain",  # exercise 6.2: what a larger ε does to a batch of 2
     calls=[(eps,) for eps in EPSILONS],
     ranges=[(f"at {eps:g}", *pair) for eps, pair in EPSILONS.items()],
     said="{:.1f} points at ε = 0.1, {:.1f} at ε = 10",

@@ -213,7 +213,7 @@ MODE = "it leaves the layer in another mode"
 def careful(
     answer: Callable, name: str, at_least: int, training: bool, options: dict, more: str
 ) -> dict:
-    """Exercise 7.4: a BN layer that takes stored statistics for small batches."""
+    """Exercise 7.1: a BN layer that takes stored statistics for small batches."""
     kind, shape, _ = LAYERS[name]
     dtype = torch.float32 if "float32" in more else torch.float64
     layer = fill(kind(4, **options)).to(dtype).train(training)
@@ -238,7 +238,7 @@ def careful(
 COSTS = {0: (-20.0, 25.0), 1: (-20.0, 25.0)}
 
 layer_cost = Measured(
-    "layer_cost",  # exercise 7.5: one early BN layer per image
+    "layer_cost",  # exercise 7.3: one early BN layer per image
     calls=[(0,), (1,)],
     ranges=[(f"in layer {place}", *pair) for place, pair in COSTS.items()],
     said="{:.1f} points in the first layer, {:.1f} in the second",

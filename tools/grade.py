@@ -11,7 +11,7 @@ stay, and enter the totals and the pages.
 What could not be graded has no mark, and says why; it is never 0. 0 means that
 the check found the answer wrong, or that nothing was written.
 
-LIMIT=20 seconds of computing per cell, or ten times what the model answer
+LIMIT=20 seconds of computing per cell, or five times what the model answer
 needs; MEMORY=2000 MB; JOBS=2 workers.
 """
 
@@ -172,7 +172,7 @@ def limits_for(worker: Worker, found: list, path: Path, settings: dict) -> dict:
                 f"Nothing is graded: the model answer of {exercise.label} does not "
                 f"pass here. {ran}"
             )
-        seconds[exercise.number] = max(settings["limit"], 10 * reply["cpu"])
+        seconds[exercise.number] = max(settings["limit"], 5 * reply["cpu"])
     return {"seconds": seconds, "memory": settings["memory"] * 1e6}
 
 

@@ -165,7 +165,10 @@ def watch(pid: int, pipe: int, job: dict, done: dict) -> tuple[str, str]:
     buffer, now, why, cpu, start = b"", "", "", 0.0, time.monotonic()
     _, base = usage(os.getpid())
     while True:
-        ready, _, _ = select.select([pipe], [], [], 0.2)
+        ready, _, _ = select.select([pipe, sys.stdin], [], [], 0.2)
+        if sys.stdin in ready:  # closed: nobody waits for the answer any more
+            end(pid)
+            sys.exit()
         if ready:
             part = os.read(pipe, 1 << 16)
             if not part:

@@ -159,7 +159,7 @@ def homework_setup(name: str, root: Path, fetch: str) -> str:
     """The source of the set-up cell; with `fetch` it knows where to look."""
     if fetch:
         return setup_source(root, published_address(root, "FETCH"), fetch)
-    text = (root / "tools" / "setup_homework.py").read_text(encoding="utf-8")
+    text = Path(__file__).with_name("setup_homework.py").read_text(encoding="utf-8")
     return text.replace("NAME", name, 1).rstrip("\n")
 
 
@@ -194,6 +194,7 @@ def write(name: str, notebook: NotebookNode, root: Path, into: Path) -> Path:
     """Write the folder and its zip; return the zip."""
     folder = into / name
     shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     copy_course(root, folder)
     nbformat.write(notebook, folder / f"{name}.ipynb")
     archive = shutil.make_archive(str(folder), "zip", folder.parent, name)

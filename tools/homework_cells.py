@@ -115,4 +115,29 @@ nets = {  # kind: nets in eval mode, one per seed
 }
 """,
     },
+    "12_carry_over": {
+        "live": """
+mnist = load_mnist5k(SEEDS)  # a split of the images for each seed
+
+
+def net(norm, start=1.0):
+    return nn.Sequential(nn.Unflatten(1, (1, 28, 28)), ResNet(norm, start))
+
+
+runs = train_conditions(
+    {
+        "bn": dict(
+            make_model=partial(net, nn.BatchNorm2d),
+            lr=rate("centring", "bn, 200 updates"),
+        )
+    },
+    data=mnist,
+    steps=50,
+    batch_size=32,
+    momentum=0.9,
+    splits=["test"],
+)
+early = runs["bn"].scores["test"].accuracy[-1]  # after 50 updates
+""",
+    },
 }

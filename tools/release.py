@@ -27,6 +27,7 @@ BRANCH = "student"
 # What a notebook needs beside it: not what chapter 12's long run does.
 COURSE = ["LICENSE", "utils/*.py", "utils/course.mplstyle", "utils/checks/*.py"]
 COURSE += ["data/README.md", "data/digits.*"]
+COURSE += ["utils/scale/*.py", "data/mnist5k/mnist5k.*", "data/scale/*.csv"]
 # How a solution begins, in code and in words.
 SOLUTION = re.compile(
     r"#\s*@title\s+solution\b|<summary>\s*answer\s*</summary>", re.IGNORECASE

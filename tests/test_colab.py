@@ -128,8 +128,9 @@ def test_a_chapter_runs_alone(path, folder, colab):
     notebook = nbformat.read(path, as_version=4)
     if path.stem not in WHOLE:
         code = [i for i, c in enumerate(notebook.cells) if c.cell_type == "code"]
-        imports = [i for i in code if "load_digits(" in notebook.cells[i].source]
-        notebook.cells = notebook.cells[: imports[0] + 1]
+        load = re.compile(r"load_(digits|mnist5k)\(")
+        first = next(i for i in code if load.search(notebook.cells[i].source))
+        notebook.cells = notebook.cells[: first + 1]
     notebook.cells.append(new_code_cell(LAST_CELL))
     client = NotebookClient(
         notebook,

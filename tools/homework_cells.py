@@ -117,7 +117,8 @@ nets = {  # kind: nets in eval mode, one per seed
     },
     "12_carry_over": {
         "live": """
-mnist = load_mnist5k(SEEDS)  # a split of the images for each seed
+FILES = range(SEEDS)  # the seeds of the stored runs
+mnist = load_mnist5k(FILES)  # a split of the images for each
 
 
 def net(norm, start=1.0):
@@ -135,6 +136,7 @@ runs = train_conditions(
     steps=50,
     batch_size=32,
     momentum=0.9,
+    seeds=FILES,
     splits=["test"],
 )
 early = runs["bn"].scores["test"].accuracy[-1]  # after 50 updates

@@ -80,7 +80,9 @@ def script(name: str) -> str:
 def dense(file: str) -> str:
     """The text of a file without indentation, remarks and spare spaces."""
     text = (HERE / file).read_text(encoding="utf-8")
-    text = re.sub(r"^\s*(//.*\n|/\*.*\*/\n)*|(?<=;) *// .*", "", text, flags=re.MULTILINE)
+    text = re.sub(
+        r"^\s*(//.*\n|/\*.*\*/\n)*|(?<=;) *// .*", "", text, flags=re.MULTILINE
+    )
     if file.endswith(".css"):
         return re.sub(r" (?=\{)|(?<=[{;:]) ", "", text)
     # No figure's text has an operator between spaces, so those are code.

@@ -20,6 +20,7 @@ const point = (i) => {
 const data = range(1, 200).map(point);
 let trail = []; // degrees by which each step turned
 const weights = ({ angle, size }) => [Math.cos, Math.sin].map((f) => size * f((angle * Math.PI) / 180));
+const shade = range(0, 71).map((k) => (lossOf(weights({ angle: 5 * k, size: 1 }), data)[0] - 0.4) / 3);
 const gradient = (s) => lossOf(weights(s), range(1, 8).map((i) => point(200 + 8 * trail.length + i)))[1];
 const next = (s) => stepped(weights(s), gradient(s), s.rate, s.decay);
 const degrees = ([a, b]) => (Math.atan2(b, a) * 180) / Math.PI;
@@ -47,8 +48,8 @@ figure({
     s.size = clamp((Math.hypot(x - M, y - M) / R) * edge(s), 0.15, edge(s) / 1.1);
   },
   forget: () => (trail = []),
-  button: "50 steps",
-  times: 50,
+  button: "100 steps",
+  times: 100,
   click(s) {
     const w = next(s);
     trail.push(turned(weights(s), w));
@@ -60,16 +61,16 @@ figure({
     const pixel = ([a, b]) => `${(M + (a * R) / rim).toFixed(1)} ${(M - (b * R) / rim).toFixed(1)}`;
     const on = (angle, size) => pixel(weights({ angle, size }));
     const y = (v) => top + 100 - 50 * clamp(Math.log10(v), -0.5, 2);
-    return [side ? 250 : 406, range(0, 71).map((k) => `<polygon opacity=${((lossOf(weights({ angle: 5 * k, size: 1 }), data)[0] - 0.4) / 3).toFixed(2)} points="${M} ${M} ${on(5 * k - 2.5, rim)} ${on(5 * k + 2.5, rim)}"/>`).join("") +
+    return [side ? 250 : 406, shade.map((v, k) => `<polygon opacity=${v.toFixed(2)} points="${M} ${M} ${on(5 * k - 2.5, rim)} ${on(5 * k + 2.5, rim)}"/>`).join("") +
       [1, 0.5].map((r) => `<circle class="ring grey" cx=${M} cy=${M} r=${R * r} /><text x=${M + 2} y=${M + R * r - 3}>${rim * r}</text>`).join("") +
       `<path class="third line" d="M${pixel(w)}L${pixel(stepped(w, gradient(s), 1, 0))}"/><path class="bn line" d="M${M} ${M}L${pixel(w)}"/><circle class=bn cx=${pixel(w).replace(" ", " cy=")} r=6 />` +
       [1, 10, 100].map((v) => `<text x=${left - 4} y=${y(v) + 4} text-anchor=end>${v}°</text><path class=soft d="M${left} ${y(v)}h${wide}"/>`).join("") +
       `<path class=dash d="M${left} ${y(5)}h${wide}"/><text x=${width} y=${y(5) - 4} text-anchor=end>goal 5°</text><text x=${left} y=${top - 6} font-weight=bold>angle of each step</text>` +
-      trail.slice(-150).map((v, i) => `<circle class=bn cx=${left + (i * wide) / 150} cy=${y(v)} r=2 />`).join("")];
+      trail.slice(-300).map((v, i) => `<circle class=bn cx=${left + (i * wide) / 300} cy=${y(v)} r=2 />`).join("")];
   },
   say(s) {
     const w = weights(s), last = trail.slice(-50), angle = Math.hypot(...last) / Math.sqrt(last.length);
     return `Length ${fixed(s.size)}, effective rate η/length² ${+(s.rate / s.size ** 2).toPrecision(2)}, loss ${fixed(lossOf(w, data)[0])}. The next step turns it by ${fixed(turned(w, next(s)), 1)}°.` +
-      (last[0] ? ` Of ${trail.length} steps the last ${last.length}: ${fixed(angle, 1)}° each (root mean square)${trail.length > 149 && Math.abs(angle - 5) < 1 ? ", the goal!" : "."}` : "");
+      (last[0] ? ` Of ${trail.length} steps the last ${last.length}: ${fixed(angle, 1)}° each (root mean square)${trail.length > 299 && Math.abs(angle - 5) < 1 ? ", the goal!" : "."}` : "");
   },
 });

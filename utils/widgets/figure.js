@@ -11,14 +11,30 @@ const normal = (i) => 2 * (uniform(i) + uniform(i + 0.3) + uniform(i + 0.6) - 1.
 // A point's control is out of sight: it is there for keys and screen readers.
 // where: the points to be seen -> [x, y, how many times as tall as wide], in
 // pixels; drag: sets them by pixels.
-function figure({ name, title, hint, controls, points, where, anywhere, drag, draw, say, forget, button, times, click }) {
+function figure({
+  name,
+  title,
+  hint,
+  controls,
+  points,
+  where,
+  anywhere,
+  drag,
+  draw,
+  say,
+  forget,
+  button,
+  times,
+  click,
+}) {
   const all = [...document.querySelectorAll(`[data-bn=${name}]`)];
   const host = all.find((each) => !each.shadowRoot);
   const id = `${name}${all.indexOf(host) || ""}.`;
   // Only a page of the book has an address of its own; Sphinx marks its pages.
   const inBook = document.documentElement.hasAttribute("data-content_root");
   const query = new URLSearchParams(inBook ? location.search : "");
-  const knobs = { ...points, ...controls }, state = {};
+  const knobs = { ...points, ...controls },
+    state = {};
   let form = "";
   for (const k in knobs) {
     const [label, values, first] = knobs[k];
@@ -35,33 +51,44 @@ function figure({ name, title, hint, controls, points, where, anywhere, drag, dr
 
   const save = () => {
     live.textContent = status.textContent;
+    if (!inBook) return;
     const link = new URL(location);
     for (const k in knobs) {
-      const [, values, first] = knobs[k], { value } = form.elements[k];
+      const [, values, first] = knobs[k],
+        { value } = form.elements[k];
       link.searchParams.set(id + k, values[0].big ? value : values[value]);
       if (state[k] === first) link.searchParams.delete(id + k);
     }
-    if (inBook) history.replaceState(history.state, "", link);
+    history.replaceState(history.state, "", link);
   };
   const update = (changed) => {
     width = svg.clientWidth;
     if (!width) return; // not laid out yet
-    const seen = where(state, width), [height, picture] = draw(state, width);
+    const seen = where(state, width),
+      [height, picture] = draw(state, width);
     const focused = root.querySelector(":focus-visible")?.name;
     svg.style.height = `${height}px`;
-    art.innerHTML = picture + Object.keys(seen).map((k) =>
-      `<circle class=grab r=14 cx=${seen[k][0]} cy=${seen[k][1]} ${k === focused ? "stroke=currentColor" : ""} />`).join("");
+    art.innerHTML =
+      picture +
+      Object.keys(seen)
+        .map(
+          (k) =>
+            `<circle class=grab r=14 cx=${seen[k][0]} cy=${seen[k][1]} ${k === focused ? "stroke=currentColor" : ""} />`,
+        )
+        .join("");
     for (const k in knobs) {
-      const [, values, , text = (v) => fixed(v, 1)] = knobs[k], input = form.elements[k];
+      const [, values, , text = (v) => fixed(v, 1)] = knobs[k],
+        input = form.elements[k];
       input.value = values[0].big ? state[k] : values.findIndex((v) => v >= state[k]);
       if (values[0].big) continue;
       input.ariaValueText = input.previousElementSibling.textContent = text(state[k], state);
       input.parentNode.hidden = points[k] && !seen[k];
     }
     status.textContent = say(state);
-    clearTimeout(timer);
+    if (!changed) return;
     // A moment later, so that a screen reader hears where a movement ended.
-    if (changed) timer = setTimeout(save, 500);
+    clearTimeout(timer);
+    timer = setTimeout(save, 500);
   };
 
   // JupyterLab would take arrows and letters for its own commands.
@@ -74,7 +101,8 @@ function figure({ name, title, hint, controls, points, where, anywhere, drag, dr
   root.addEventListener("focusin", () => update());
   root.addEventListener("focusout", () => setTimeout(update));
   svg.onpointerdown = (event) => {
-    const box = svg.getBoundingClientRect(), seen = where(state, width);
+    const box = svg.getBoundingClientRect(),
+      seen = where(state, width);
     const at = (e) => [e.clientX - box.left, e.clientY - box.top];
     const [x, y] = at(event);
     const far = (k) => Math.hypot(x - seen[k][0], (y - seen[k][1]) / (seen[k][2] ?? 1));
@@ -101,7 +129,7 @@ function figure({ name, title, hint, controls, points, where, anywhere, drag, dr
   };
   form.onsubmit = (event) => {
     event.preventDefault();
-    if (click && !left) (left = times), run();
+    if (click && !left) ((left = times), run());
   };
   new ResizeObserver(() => svg.clientWidth === width || update()).observe(host);
 }

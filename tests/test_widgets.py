@@ -465,6 +465,14 @@ def test_direction_turns_by_mouse(opened):
     assert slider(page, "Direction").get_attribute("aria-valuetext") != before
 
 
+def test_points_are_where_they_are_seen_on_a_scaled_slide(opened):
+    page = opened("line")
+    page.add_style_tag(content="main { transform: scale(0.5) }")
+    drag(page, grip(page), (-50, 0))
+    left = 1.2 - 8 * 100 / (page.locator("svg").evaluate("svg => svg.clientWidth") - 24)
+    assert f"input {left:.1f}".replace("-", "−") in sentence(page)
+
+
 def test_sets_task(opened):
     page = opened("sets")
     assert "16 of 64 cells" in sentence(page) and "takes it" in sentence(page)

@@ -103,7 +103,8 @@ function figure({
   svg.onpointerdown = (event) => {
     const box = svg.getBoundingClientRect(),
       seen = where(state, width);
-    const at = (e) => [e.clientX - box.left, e.clientY - box.top];
+    const scale = width / box.width; // a slide may be drawn larger or smaller
+    const at = (e) => [(e.clientX - box.left) * scale, (e.clientY - box.top) * scale];
     const [x, y] = at(event);
     const far = (k) => Math.hypot(x - seen[k][0], (y - seen[k][1]) / (seen[k][2] ?? 1));
     const k = Object.keys(seen).reduce((a, b) => (far(b) < far(a) ? b : a));

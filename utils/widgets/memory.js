@@ -35,7 +35,7 @@ const shifted = (s, t) => t > s.shift && s.shift < UPDATES; // at the right edge
 const truth = (s, t) => MEAN + (shifted(s, t) ? SHIFT : 0);
 const batches = (s) => means.map((z, t) => truth(s, t + 1) + SD * z);
 const right = (s, t) => (IMAGE - truth(s, t)) / SD;
-const percent = (v) => `${fixed(100 * v, 1)} %`;
+const percent = (v) => `${fixed(100 * v, 1)}\xa0%`;
 const at = (t, width) => 20 + (t / UPDATES) * (width - 34);
 
 figure({

@@ -12,7 +12,7 @@ What could not be graded has no mark, and says why; it is never 0. 0 means that
 the check found the answer wrong, or that nothing was written.
 
 LIMIT=20 seconds of computing per cell, or five times what the model answer
-needs; MEMORY=2000 MB; JOBS=2 workers.
+needs; MEMORY=2000 MB; JOBS=2 workers; SECRET=folder of private exercises.
 """
 
 import csv
@@ -25,14 +25,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import nbformat
-
 import grade_pages
 import homework
+import private
 from exercises import Exercise, exercises, tags
 from repository import ROOT
 from sandbox import sandbox
@@ -149,7 +150,7 @@ def judge(exercise: Exercise, answer: Answer, ran: dict | None) -> Grade:
 
 def model_answers(path: Path) -> dict[str, Answer]:
     """The chapter's own answers, to find out whether it can be graded here."""
-    found = exercises(nbformat.read(path, as_version=4))
+    found = exercises(private.chapter(path))
     return {
         e.number: Answer("from utils import checks\n" + e.solution.source)
         for e in found
@@ -330,37 +331,46 @@ def settings() -> dict:
     return found
 
 
-def grade_class(students: dict, path: Path, clean, set_up: dict) -> tuple[dict, str]:
-    """{student: (grades, flags)}, and how their code was run."""
+@contextmanager
+def ready(path: Path, clean, set_up: dict) -> Iterator[tuple]:
+    """(workers, limits, how code is run), once the model answers pass."""
     found = exercises(clean)
     first = next(c.id for c in clean.cells if "exercise" in tags(c))
     before = clean.cells[: [c.id for c in clean.cells].index(first)]
     cells = [python(c.source) for c in before if c.cell_type == "code"]
     with tempfile.TemporaryDirectory() as temporary:
-        archive = homework.write(path.stem, clean, ROOT, Path(temporary))
-        folder = archive.with_suffix("")
+        folder = homework.write_folder(
+            path.stem, clean, ROOT, Path(temporary), hidden=True
+        )
         prefix, how = sandbox(folder)
-        idle: queue.Queue[Worker] = queue.Queue()
         workers = [Worker(folder, prefix, cells) for _ in range(set_up["jobs"])]
         try:
             with ThreadPoolExecutor(len(workers)) as pool:
                 list(pool.map(Worker.start, workers))
-                limits = limits_for(workers[0], found, path, set_up)
-                for worker in workers:
-                    idle.put(worker)
-
-                def one(student: str) -> tuple:
-                    worker = idle.get()
-                    try:
-                        args = students[student], found, clean, dict(limits)
-                        return grade_student(worker, *args)
-                    finally:
-                        idle.put(worker)
-
-                results = dict(zip(students, pool.map(one, students)))
+            yield workers, limits_for(workers[0], found, path, set_up), how
         finally:
             for worker in workers:
                 worker.stop()
+
+
+def grade_class(students: dict, path: Path, clean, set_up: dict) -> tuple[dict, str]:
+    """{student: (grades, flags)}, and how their code was run."""
+    found = exercises(clean)
+    with ready(path, clean, set_up) as (workers, limits, how):
+        idle: queue.Queue[Worker] = queue.Queue()
+        for worker in workers:
+            idle.put(worker)
+
+        def one(student: str) -> tuple:
+            worker = idle.get()
+            try:
+                args = students[student], found, clean, dict(limits)
+                return grade_student(worker, *args)
+            finally:
+                idle.put(worker)
+
+        with ThreadPoolExecutor(len(workers)) as pool:
+            results = dict(zip(students, pool.map(one, students)))
     return results, how
 
 
@@ -385,7 +395,7 @@ def main(root: Path = ROOT, into: Path = ROOT / GRADES) -> None:
     )
     seconds = time.monotonic() - start
     how = f"{how}. {seconds:.0f} s, {set_up['jobs']} workers."
-    pages = grade_pages.Pages(folder, nbformat.read(path, as_version=4), found)
+    pages = grade_pages.Pages(folder, private.chapter(path), found)
     pages.write(results, marks, hand, hints, how)
     flagged = sum(bool(flags) for _, flags in results.values())
     shown = Path(os.path.relpath(folder, root))

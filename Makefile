@@ -83,11 +83,12 @@ course: environment
 # In a folder of its own, with constraints of its own: the course needs neither.
 nbgrader: environment
 	@tools/environment.sh nbgrader
-	@OMP_NUM_THREADS=1 .venv-nbgrader/bin/python -m pytest -q tests/test_nbgrader.py
+	@OMP_NUM_THREADS=1 .venv-nbgrader/bin/python -m pytest -q --noconftest \
+		tests/test_nbgrader.py
 
-# It reads CHAPTERS and SECRET: see tools/otter.py.
+# It reads CHAPTERS and SECRET: see tools/otter_export.py.
 otter: environment
-	@$(PYTHON) tools/otter.py
+	@$(PYTHON) tools/otter_export.py
 
 bench: environment
 	@$(PYTHON) tools/bench.py

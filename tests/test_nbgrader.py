@@ -138,8 +138,9 @@ def test_a_written_answer_waits_for_a_person_and_so_does_a_lost_one(graded):
 def test_every_student_gets_feedback_with_what_the_check_says(graded):
     pages = [*graded[0].glob(f"feedback/*/{CHAPTER}/{CHAPTER}.html")]
     assert len(pages) == len(CASES) + 2
-    said = (graded[0] / "feedback" / "wrong" / CHAPTER / f"{CHAPTER}.html").read_text()
-    assert "Not yet" in said and "def batch_norm_nd" in said
+    page = graded[0] / "feedback" / "wrong" / CHAPTER / f"{CHAPTER}.html"
+    text = re.sub("<[^>]+>", "", page.read_text("utf-8"))
+    assert "Not yet" in text and "def batch_norm_nd" in text
 
 
 def test_students_get_what_make_homework_writes_and_no_solution(graded, clean):
@@ -174,19 +175,6 @@ def test_zip_collect_knows_the_names_of_platforms(name):
 
     found = re.match(nbgrader_plugins.NAMES, f"/course/downloaded/{name}")
     assert (found["student_id"], found["file_id"]) == ("doejane", "07_batch_size_one")
-
-
-def test_the_same_versions_run_the_course_and_nbgrader():
-    """So that a mark does not depend on where it was made."""
-
-    def pins(path: str) -> dict[str, str]:
-        lines = (ROOT / path).read_text("utf-8").splitlines()
-        return dict(line.split("==") for line in lines if "==" in line)
-
-    ours, theirs = pins("constraints.txt"), pins("instructors/requirements.txt")
-    assert "torch" in theirs and "nbgrader" not in ours
-    for name in {*ours} & {*theirs}:
-        assert ours[name] == theirs[name]
 
 
 def test_a_moved_repository_is_named(graded, tmp_path):

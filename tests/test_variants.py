@@ -3,6 +3,7 @@
 import copy
 import csv
 import importlib.util
+import re
 import subprocess
 import sys
 import zipfile
@@ -231,3 +232,15 @@ def test_a_written_question_has_variants_too(tmp_path, monkeypatch):
     assert last.title == "2.5 Another"
     assert "Because of ε." in last.solution.source
     assert "Because of ε." not in str(homework.build(PATH, ROOT))
+
+
+def test_there_are_two_ideas_for_each_chapter_about_exercises_that_exist():
+    text = (ROOT / "instructors" / "variants.md").read_text("utf-8")
+    parts = re.split(r"^### Chapter (\d\d), ", text, flags=re.MULTILINE)[1:]
+    ideas = dict(zip(parts[::2], parts[1::2]))
+    chapters = sorted((ROOT / "chapters").glob("[0-9][0-9]_*.ipynb"))
+    assert [*ideas] == [path.name[:2] for path in chapters]
+    for path in chapters:
+        labels = re.findall(r"^- \*\*(\d+\.\d+), ", ideas[path.name[:2]], re.MULTILINE)
+        known = {e.label for e in exercises(nbformat.read(path, as_version=4))}
+        assert len(set(labels)) == 2 and {*labels} <= known, path.name

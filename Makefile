@@ -7,14 +7,15 @@ NBVAL = OMP_NUM_THREADS=1 COURSE_PROGRESS=0 $(PYTHON) -m pytest -q --nbval-lax \
 	-p tests.nbval_chapter --nbval-current-env --nbval-cell-timeout=180 chapters
 # These need what nbval recorded, the built book, or a clone: they come last.
 LATE = tests/test_margins.py tests/test_book.py tests/test_search.py \
-	tests/test_colab.py
+	tests/test_slides.py tests/test_colab.py
 
 .DEFAULT_GOAL := help
 .PHONY: help book test lab release bench repository constraints reseed weekly scale worker \
-	clean environment tests homework grade course nbgrader otter variants
+	clean environment tests homework grade course nbgrader otter variants slides
 
 help:
 	@echo "make book        build the book; the last line is its address"
+	@echo "                 (SOLUTIONS=no make book: without the solutions)"
 	@echo "make test        everything that must hold: lint, tests, chapters, book"
 	@echo "make lab         open the chapters in JupyterLab"
 	@echo "make release     write the students' notebooks, without solutions"
@@ -24,6 +25,7 @@ help:
 	@echo "make course      a course for nbgrader (CHAPTERS=\"07 09\" COURSE=folder)"
 	@echo "make nbgrader    install nbgrader beside the course, and try it"
 	@echo "make otter       assignments for otter (CHAPTERS=\"07 09\")"
+	@echo "make slides      write a deck of slides per chapter, from the book's run"
 	@echo "make reseed      run the chapters with other seeds, for the claims' margins"
 	@echo "                 (SEEDS=\"11 12\" CPU=\"native default\" CHAPTERS=\"04 07\")"
 	@echo "make weekly      run the chapters with four fresh seeds; how many claims fail"
@@ -68,7 +70,7 @@ release: environment
 homework: environment
 	@$(PYTHON) tools/homework.py
 
-# It reads CHAPTER, FROM, LIMIT, MEMORY and JOBS: see tools/grade.py.
+# It reads CHAPTER, FROM, LIMIT, MEMORY, JOBS and SECRET: see tools/grade.py.
 grade: environment
 	@$(PYTHON) tools/grade.py
 
@@ -89,6 +91,12 @@ nbgrader: environment
 # It reads CHAPTERS and SECRET: see tools/otter_export.py.
 otter: environment
 	@$(PYTHON) tools/otter_export.py
+
+# It reads CHAPTERS; the slides show the run of the book, so the book comes first.
+slides: book
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check \
+		-r requirements-slides.txt -c constraints.txt
+	@$(PYTHON) tools/slides.py
 
 bench: environment
 	@$(PYTHON) tools/bench.py

@@ -83,7 +83,7 @@ course: environment
 	@$(PYTHON) tools/course.py
 
 # In a folder of its own, with constraints of its own: the course needs neither.
-nbgrader: environment
+nbgrader:
 	@tools/environment.sh nbgrader
 	@OMP_NUM_THREADS=1 .venv-nbgrader/bin/python -m pytest -q --noconftest \
 		tests/test_nbgrader.py

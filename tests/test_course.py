@@ -144,3 +144,10 @@ def test_a_book_without_solutions_is_made_of_files_without_them(tmp_path):
         solutions = [exercise.solution for exercise in exercises(own)]
         left = nbformat.reads(text, as_version=4).cells
         assert solutions and left == [c for c in own.cells if c not in solutions]
+
+
+def test_a_misspelled_no_does_not_publish_solutions(monkeypatch):
+    monkeypatch.setenv("SOLUTIONS", "No")
+    monkeypatch.setattr(build, "clean", lambda: pytest.fail("it begins to build"))
+    with pytest.raises(SystemExit, match="SOLUTIONS=No: write yes or no"):
+        build.main()

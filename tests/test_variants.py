@@ -19,6 +19,7 @@ import private
 import variants
 from exercises import exercises
 from tests.verdicts import verdict
+from utils import checks
 from utils.checks.framework import answers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -244,3 +245,11 @@ def test_there_are_two_ideas_for_each_chapter_about_exercises_that_exist():
         labels = re.findall(r"^- \*\*(\d+\.\d+), ", ideas[path.name[:2]], re.MULTILINE)
         known = {e.label for e in exercises(nbformat.read(path, as_version=4))}
         assert len(set(labels)) == 2 and {*labels} <= known, path.name
+
+
+def test_what_cannot_be_hidden_is_said():
+    with pytest.raises(TypeError, match="lead is an experiment: hide another Measured"):
+        checks.lead.add({"more": ()})
+    check = the_check(FOLDERS[0])
+    with pytest.raises(ValueError, match="batch_norm_last has these cases already"):
+        check.add(dict(list(check.cases.items())[:1]))

@@ -139,8 +139,11 @@ def print_tracebacks() -> None:
 
 def main() -> int:
     """Build the book; return the exit code."""
+    solutions = os.environ.get("SOLUTIONS") or "yes"
+    if solutions not in ("yes", "no"):
+        sys.exit(f"SOLUTIONS={solutions}: write yes or no. Nothing is built.")
     clean()
-    if os.environ.get("SOLUTIONS", "yes") == "no":
+    if solutions == "no":
         with tempfile.TemporaryDirectory() as folder:
             code, warnings = run_jupyter_book(without_solutions(Path(folder)))
     else:

@@ -107,6 +107,12 @@ def test_without_a_name_the_notebook_may_have_one(tmp_path, cell, student, probl
     assert found[student][0].problem.startswith(problem)
 
 
+def test_a_name_is_no_formula_in_a_spreadsheet(tmp_path):
+    cell = new_markdown_cell("**Name:** =HYPERLINK(1)", id=NAME_CELL)
+    found = collected(tmp_path, {f"{CHAPTER}.ipynb": notebook(cell)})
+    assert list(found) == ["HYPERLINK(1)"]
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"[]", b'{"cells": [{}]}'])
 def test_what_is_no_notebook_is_said(tmp_path, content):
     found = collected(tmp_path, {f"jane/{CHAPTER}.ipynb": content})

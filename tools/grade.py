@@ -24,7 +24,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +35,7 @@ import homework
 from exercises import Exercise, exercises, tags
 from repository import ROOT
 from sandbox import sandbox
-from submissions import Answer, Handed, collect, find_answers, python
+from submissions import Answer, Handed, collect, find_answers, plain, python
 
 GRADES = Path("_grades")
 # A wrong answer says so itself; these may be the fault of how it was graded.
@@ -63,6 +62,7 @@ class Worker:
     def __init__(self, folder: Path, prefix: list[str], cells: list[str]):
         self.folder, self.prefix, self.cells = folder, prefix, cells
         self.process = None
+        self.cpu = self.memory = 0.0  # seconds in all, most bytes at once
         self.errors = tempfile.TemporaryFile("w+")
 
     def start(self) -> None:
@@ -81,6 +81,7 @@ class Worker:
             self.errors.seek(0)
             why = answer.get("error") or self.errors.read()[-1000:]
             sys.exit(f"The homework does not run here: {why}")
+        self.cpu += answer["cpu"]
 
     def ask(self, message: dict) -> dict:
         """Its reply; {} where it has ended."""
@@ -92,6 +93,8 @@ class Worker:
 
     def run(self, job: dict) -> dict:
         reply = self.ask(job)
+        self.cpu += reply.get("cpu", 0)
+        self.memory = max(self.memory, reply.get("memory", 0))
         if not reply:
             self.stop()
             self.start()
@@ -280,7 +283,7 @@ def table_row(student: str, marks: dict, found: list[Exercise], flags: str) -> d
         **{f"{e.label} (of {e.points:g})": written(marks[e.number]) for e in found},
         "so far": written(sum(given)),
         f"total (of {points:g})": "" if missing else written(sum(given)),
-        "flags": flags,
+        "flags": plain(flags),
     }
 
 
@@ -361,7 +364,8 @@ def grade_class(students: dict, path: Path, clean, set_up: dict) -> tuple[dict, 
         finally:
             for worker in workers:
                 worker.stop()
-    return results, how
+    cpu, memory = sum(w.cpu for w in workers), max(w.memory for w in workers)
+    return results, f"{how}. {cpu:.0f} CPU s, up to {memory / 1e6:.0f} MB each"
 
 
 def main(root: Path = ROOT, into: Path = ROOT / GRADES) -> None:
@@ -377,16 +381,10 @@ def main(root: Path = ROOT, into: Path = ROOT / GRADES) -> None:
         sys.exit(f"FROM={set_up['source']}: there is no file in it.")
     results, how = grade_class(students, path, clean, set_up)
     marks, hand = merge(folder, results, found)
-    hints = Counter(
-        (e.label, grade.said)
-        for e in found
-        for grade in (grades[e.number] for grades, _ in results.values())
-        if grade.said.startswith("Not yet")
-    )
     seconds = time.monotonic() - start
-    how = f"{how}. {seconds:.0f} s, {set_up['jobs']} workers."
-    pages = grade_pages.Pages(folder, nbformat.read(path, as_version=4), found)
-    pages.write(results, marks, hand, hints, how)
+    how = f"{how}; {seconds:.0f} s with {set_up['jobs']} workers."
+    pages = grade_pages.Pages(folder, nbformat.read(path, as_version=4), found, root)
+    pages.write(results, marks, hand, how)
     flagged = sum(bool(flags) for _, flags in results.values())
     shown = Path(os.path.relpath(folder, root))
     print(f"{shown / 'marks.csv'}: {len(results)} students, {flagged} with flags")

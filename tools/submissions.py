@@ -152,6 +152,11 @@ def name_inside(notebook: NotebookNode) -> str:
     return ""
 
 
+def plain(text: str) -> str:
+    """Without what makes a spreadsheet take a text for a formula."""
+    return text.lstrip("=+-@\t\r\n ")
+
+
 def collect(source: Path, chapter: str, clean: NotebookNode) -> dict[str, list[Handed]]:
     """By student, the files handed in, the one to grade first."""
     known = {cell.id for cell in clean.cells}
@@ -164,6 +169,7 @@ def collect(source: Path, chapter: str, clean: NotebookNode) -> dict[str, list[H
         if not handed.student:
             handed.student = PurePosixPath(handed.path).stem
             handed.problem = handed.problem or "whose file is this? It has no name"
+        handed.student = plain(handed.student) or "student"
         found.setdefault((handed.student, handed.number), []).append(handed)
 
     def rank(handed: Handed) -> tuple:

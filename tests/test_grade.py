@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from nbformat.v4 import new_code_cell
 import grade
 import grade_pages
 import homework
+import submissions
 from exercises import exercises
 from utils import checks
 
@@ -319,6 +321,15 @@ def test_gets_the_mark_that_it_deserves(graded, change):
         assert mark(row, exercise.label) == full, row
 
 
+@pytest.mark.parametrize(
+    "share, mark", [(0.5, 0), (0.4, 0), (0.75, 1.5), (1, 3), (0, 0)]
+)
+def test_what_the_cell_as_handed_out_gets_right_is_no_merit(share, mark):
+    ran = {"share": share, "said": "Not yet: …"}
+    answer = submissions.Answer("class Repaired: ...")
+    assert grade.judge(FIRST, answer, ran, unearned=0.5).mark == mark
+
+
 def test_written_answers_wait_for_a_person(graded):
     row = rows(graded[0])["perfect"]
     assert mark(row, WORDS.label) is None
@@ -353,6 +364,23 @@ def test_every_student_has_a_page_and_the_class_has_two(graded):
     assert ">wrong</a>" in summary.partition("Hints, the most frequent")[2]
     for path in folder.rglob("*.html"):  # one file each, and no network
         assert not re.search(r"<(script|link|img|iframe)|url\(|@import", read(path))
+
+
+def test_what_was_judged_does_not_run_again(graded, monkeypatch, tmp_path):
+    """So typed marks enter the pages at once."""
+    folder = shutil.copytree(graded[0], tmp_path / "copy")
+    known = json.loads(read(folder / CHAPTER / "ran.json"))["ran"]
+    said = [ran for done in known.values() for ran in done.values()]
+    assert len(known) > 10 and all("share" in ran for ran in said)
+    clean = homework.build(ROOT / "chapters" / f"{CHAPTER}.ipynb", ROOT)
+    text, full = handed_in(clean, as_it_is)
+    (folder / "again").mkdir()
+    (folder / "again" / f"jane_1_2_{CHAPTER}.ipynb").write_text(text, "utf-8")
+    monkeypatch.setattr(grade, "run_all", lambda *_: pytest.fail("it ran again"))
+    monkeypatch.setenv("CHAPTER", "2")
+    monkeypatch.setenv("FROM", str(folder / "again"))
+    grade.main(ROOT, folder)
+    assert mark(rows(folder)["jane"], FIRST.label) == full
 
 
 def read(path: Path) -> str:

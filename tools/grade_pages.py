@@ -22,7 +22,9 @@ LEVELS = {"full": 1.0, "partial": 0.5, "wrong": 0.0}  # share of the points
 TAGS = re.compile(r"</?details[^>]*>|<summary>.*?</summary>")
 HEADING = re.compile(r"^#.*\n", re.MULTILINE)
 # What differs between two students with the same mistake
-OWN = re.compile(r" \(\d+ of \d+ cases right\)$|, yours is .*| \([^()]*line \d+\)$")
+OWN = re.compile(
+    r" \(\d+ of \d+ cases right\)$|, yours is .*|, for an input .*| \([^()]*line \d+\)$"
+)
 
 
 def file_name(student: str, taken: set[str]) -> str:
@@ -56,6 +58,15 @@ def hint_of(said: str) -> str:
     return OWN.sub("", OWN.sub("", said.removeprefix("Not yet: ")))
 
 
+def without_answer(lines: dict[str, list[dict]], i: int) -> dict[str, list[str]]:
+    """What is said of exercise i where there is nothing to read: of whom."""
+    found = defaultdict(list)
+    for student, own in lines.items():
+        if not own[i]["answered"]:
+            found[own[i]["said"]].append(student)
+    return found
+
+
 class Pages:
     """Writes them into a folder."""
 
@@ -86,6 +97,8 @@ class Pages:
                 "written": e.written,
                 "said": grades[e.number].said,
                 "answer": grades[e.number].answer.source.strip(),
+                "answered": grades[e.number].answer.state == "answered"
+                and bool(grades[e.number].answer.source.strip()),
                 "outputs": grades[e.number].outputs.strip(),
             }
             for e in self.found
@@ -131,6 +144,7 @@ class Pages:
                 "rubric": rubric_of(e, self.rubrics),
                 "solution": rendered(TAGS.sub("", self.solutions[e.number]).strip()),
                 "answers": [(s, lines[s][i]) for s in results],
+                "none": without_answer(lines, i),
             }
             for i, e in enumerate(self.found)
             if e.written
@@ -158,7 +172,7 @@ class Pages:
         return {
             "title": exercise.title,
             "points": exercise.points,
-            "mean": "–" if mean is None else f"{mean:.2g}",
+            "mean": "–" if mean is None else f"{mean:.2f}",
             "share": None if mean is None else mean / exercise.points,
             "full": sum(mark == exercise.points for mark in known),
             "empty": states.count("empty"),

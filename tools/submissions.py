@@ -99,7 +99,10 @@ def owner(path: str, chapter: str) -> Handed:
     parts = PurePosixPath(path).parts
     zips = [i for i, part in enumerate(parts) if part.lower().endswith(".zip")]
     if zips and zips[0] + 1 < len(parts):  # a student's: whose it is says its name
+        inside = owner("/".join(parts[zips[0] + 1 :]), chapter)
         handed = owner("/".join(parts[: zips[0] + 1]), chapter)
+        if inside.number and not handed.number:  # the zip is a platform's
+            handed = inside
         if handed.student:
             handed.path = path
             return handed
@@ -118,6 +121,20 @@ def owner(path: str, chapter: str) -> Handed:
             handed.student = name
             break
     return handed
+
+
+def several_students(paths: list[str], chapter: str) -> set[str]:
+    """The zips that hold files of several students: their names name nobody."""
+    owners: dict[str, set[str]] = {}
+    for path in paths:
+        outer, found, inner = path.partition(".zip/")
+        if found:
+            handed = owner(inner, chapter)
+            stem = PurePosixPath(inner).stem
+            rest = without_chapter(stem, chapter)
+            name = handed.student if handed.number else rest.replace(stem, "")
+            owners.setdefault(outer, set()).add(name)
+    return {zip for zip, students in owners.items() if len(students - {""}) > 1}
 
 
 def read(handed: Handed, content: bytes) -> None:
@@ -161,8 +178,12 @@ def collect(source: Path, chapter: str, clean: NotebookNode) -> dict[str, list[H
     """By student, the files handed in, the one to grade first."""
     known = {cell.id for cell in clean.cells}
     found: dict[tuple[str, str], list[Handed]] = {}
-    for path, content in files(source):
-        handed = owner(path or source.name, chapter)
+    everything = [(path or source.name, content) for path, content in files(source)]
+    downloads = several_students([path for path, _ in everything], chapter)
+    for path, content in everything:
+        outer, _, inner = path.partition(".zip/")
+        handed = owner(inner if outer in downloads else path, chapter)
+        handed.path = path
         read(handed, content)
         if not handed.student and handed.notebook:
             handed.student = name_inside(handed.notebook)

@@ -335,6 +335,8 @@ def test_written_answers_wait_for_a_person(graded):
     assert mark(row, WORDS.label) is None
     assert row[TOTAL] == ""
     assert float(row["so far"]) == sum(POINTS.values()) - WORDS.points
+    row = rows(graded[0])["wholechapterwithsolutions"]
+    assert mark(row, WORDS.label) == 0  # the chapter's text is nobody's answer
 
 
 @pytest.mark.parametrize(

@@ -203,7 +203,7 @@ def rehearse(worker: Worker, found: list, path: Path, settings: dict) -> tuple:
 
 
 def prepare(
-    several: list[Handed], found: list, clean
+    several: list[Handed], found: list, clean, chapter
 ) -> tuple[dict[str, Answer] | None, list[str]]:
     """A student's answers, None where the file has none to give; and flags."""
     handed, flags = several[0], []
@@ -214,7 +214,7 @@ def prepare(
     if handed.notebook is None:
         return None, flags
     try:
-        answers = find_answers(found, clean, handed.notebook)
+        answers = find_answers(found, clean, handed.notebook, chapter)
     except Exception as error:  # a notebook of a form that nobody thought of
         why = f"{type(error).__name__}: {error}"
         return None, [*flags, f"{handed.path} cannot be read ({why})"]
@@ -442,7 +442,8 @@ def grade_class(
 ) -> tuple[dict, str]:
     """{student: (grades, flags)}, and how their code was run."""
     found = exercises(clean)
-    papers = {s: prepare(several, found, clean) for s, several in students.items()}
+    chapter = nbformat.read(path, as_version=4)
+    papers = {s: prepare(h, found, clean, chapter) for s, h in students.items()}
     jobs = {s: job_of(found, a) for s, (a, _) in papers.items() if a is not None}
     jobs = {student: job for student, job in jobs.items() if job}
     with tempfile.TemporaryDirectory() as temporary:

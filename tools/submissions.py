@@ -286,10 +286,12 @@ def helpers(exercise: Exercise, answers: list, clean: NotebookNode, cells: list)
     return "\n".join(p.source for i, p in enumerate(pieces) if i in kept)
 
 
-def find_words(exercise: Exercise, clean: NotebookNode, handed: NotebookNode) -> Answer:
+def find_words(
+    exercise: Exercise, clean: NotebookNode, handed: NotebookNode, known: set[str]
+) -> Answer:
     """A written answer: its cell, and new cells between it and the next known one."""
     originals = {cell.id for cell in clean.cells}
-    sources = {cell.source.strip() for cell in clean.cells}
+    sources = known | {cell.source.strip() for cell in clean.cells}
     prompt, stub, texts, here, new = exercise.prompt, exercise.stub, [], False, 0
     heading = prompt.source.partition("\n")[0].strip()
     for cell in handed.cells:
@@ -321,10 +323,16 @@ def find_words(exercise: Exercise, clean: NotebookNode, handed: NotebookNode) ->
 
 
 def find_answers(
-    found: list[Exercise], clean: NotebookNode, handed: NotebookNode
+    found: list[Exercise],
+    clean: NotebookNode,
+    handed: NotebookNode,
+    chapter: NotebookNode,
 ) -> dict[str, Answer]:
-    """By the number of the exercise."""
+    """By the number of the exercise; the chapter's own text is nobody's answer."""
+    known = {cell.source.strip() for cell in chapter.cells}
     return {
-        e.number: (find_words if e.written else find_code)(e, clean, handed)
+        e.number: find_words(e, clean, handed, known)
+        if e.written
+        else find_code(e, clean, handed)
         for e in found
     }

@@ -122,10 +122,16 @@ def job_of(found: list[Exercise], answers: dict[str, Answer]) -> list[dict]:
     ]
 
 
+def is_no_python(ran: dict) -> bool:
+    """Whether an answer could not be read as code, so that nothing of it ran."""
+    return ran.get("error", "").startswith(("SyntaxError", "IndentationError"))
+
+
 def is_sure(ran: dict) -> bool:
     """Whether a check has judged an answer, and not the machine."""
-    share = ran.get("share")
-    return share is not None and (share == 1 or not UNSURE.search(ran.get("said", "")))
+    if "share" not in ran:
+        return is_no_python(ran) and "stopped" not in ran
+    return ran["share"] == 1 or not UNSURE.search(ran["said"])
 
 
 def judge(
@@ -152,9 +158,8 @@ def judge(
             return Grade(None, what, what, answer, outputs)
     said = ran.get("said", "")
     if "share" not in ran:
-        syntax = ran.get("error", "").startswith(("SyntaxError", "IndentationError"))
         what = said or ran.get("error") or f"no {exercise.answer} is defined"
-        if syntax:  # it ran nowhere
+        if is_no_python(ran):
             return Grade(0.0, f"Not yet: {what}", flag, answer, outputs)
         return Grade(None, what, what, answer, outputs)
     if not is_sure(ran):

@@ -12,6 +12,7 @@ import nbformat
 import pytest
 import torch
 import yaml
+from axe_playwright_python.sync_playwright import Axe
 from markupsafe import escape
 from nbformat.v4 import new_code_cell
 
@@ -20,6 +21,7 @@ import grade_pages
 import homework
 import submissions
 from exercises import exercises
+from tests.browser import chromium
 from utils import checks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -387,6 +389,22 @@ def test_what_was_judged_does_not_run_again(graded, monkeypatch, tmp_path):
 
 def read(path: Path) -> str:
     return path.read_text("utf-8")
+
+
+def test_the_pages_are_fit_for_phones_the_dark_and_screen_readers(graded):
+    folder = graded[0] / CHAPTER
+    with chromium() as browser:
+        for name in ("class.html", "questions.html", "feedback/halfright.html"):
+            for scheme in ("light", "dark"):
+                page = browser.new_page(
+                    viewport={"width": 390, "height": 800}, color_scheme=scheme
+                )
+                page.goto((folder / name).as_uri())
+                found = Axe().run(page).response["violations"]
+                assert not found, (name, scheme, found)
+                wide = page.evaluate("document.documentElement.scrollWidth")
+                assert wide <= 390, (name, wide)
+                page.close()
 
 
 def test_every_written_question_has_a_rubric_and_no_other_has():

@@ -24,7 +24,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -108,9 +110,9 @@ class Worker:
             self.process.wait()
 
 
-def job_of(found: list[Exercise], answers: dict[str, Answer]) -> list[dict]:
-    """What a worker needs to know of a student's answers; [] where it needs none."""
-    return [
+def job_of(found: list[Exercise], answers: dict[str, Answer], limits: dict) -> dict:
+    """What a worker needs to know, for one student."""
+    parts = [
         {
             "number": e.number,
             "cells": [answers[e.number].helpers, answers[e.number].source],
@@ -120,6 +122,7 @@ def job_of(found: list[Exercise], answers: dict[str, Answer]) -> list[dict]:
         for e in found
         if not e.written and answers[e.number].state == "answered"
     ]
+    return {"exercises": parts, **limits}
 
 
 def is_no_python(ran: dict) -> bool:
@@ -179,10 +182,10 @@ def model_answers(path: Path) -> dict[str, Answer]:
     }
 
 
-def rehearse(worker: Worker, found: list, path: Path, settings: dict) -> tuple:
-    """The limits of a job, and what the cells as handed out get, {number: share}.
+def limits_for(worker: Worker, found: list, path: Path, settings: dict) -> dict:
+    """The limits of a job, once the model answers pass; exits where one does not.
 
-    Exits where a model answer does not pass.
+    unearned: what the cells as handed out get, {number: share}.
     """
     answers, seconds, unearned = model_answers(path), {}, {}
     limits = {"seconds": seconds, "memory": settings["memory"] * 1e6}
@@ -191,7 +194,7 @@ def rehearse(worker: Worker, found: list, path: Path, settings: dict) -> tuple:
             continue
         number = exercise.number
         seconds[number] = 1000
-        reply = worker.run({"exercises": job_of([exercise], answers), **limits})
+        reply = worker.run(job_of([exercise], answers, limits))
         ran = reply.get("done", {}).get(number, {})
         if ran.get("share") != 1:
             sys.exit(
@@ -200,11 +203,11 @@ def rehearse(worker: Worker, found: list, path: Path, settings: dict) -> tuple:
             )
         seconds[number] = max(settings["limit"], 5 * reply["cpu"])
         stub = {number: Answer(exercise.stub.source)}
-        reply = worker.run({"exercises": job_of([exercise], stub), **limits})
+        reply = worker.run(job_of([exercise], stub, limits))
         unearned[number] = reply.get("done", {}).get(number, {}).get("share", 0)
         if unearned[number] == 1:
             sys.exit(f"Nothing is graded: {exercise.label} passes as it is handed out.")
-    return limits, unearned
+    return {**limits, "unearned": unearned}
 
 
 def prepare(
@@ -263,13 +266,13 @@ class Before:
         old = old if old.get("state") == self.state else {}
         self.known, self.unearned = old.get("ran", {}), old.get("unearned", {})
 
-    def key(self, job: list[dict]) -> str:
-        return digest(json.dumps(job).encode())
+    def key(self, job: dict) -> str:
+        return digest(json.dumps(job["exercises"]).encode())
 
-    def find(self, job: list[dict]) -> dict | None:
+    def find(self, job: dict) -> dict | None:
         return self.known.get(self.key(job))
 
-    def keep(self, job: list[dict], done: dict) -> None:
+    def keep(self, job: dict, done: dict) -> None:
         if done and all(map(is_sure, done.values())):
             self.new[self.key(job)] = done
 
@@ -407,39 +410,42 @@ def settings() -> dict:
     return found
 
 
-def run_all(
-    jobs: dict[str, list], path: Path, clean, folder: Path, set_up: dict
-) -> tuple[dict[str, dict], dict[str, float], str]:
-    """{student: what their answers did}, what is unearned, how all was run."""
+@contextmanager
+def ready(path: Path, clean, folder: Path, set_up: dict) -> Iterator[tuple]:
+    """(workers, limits, how code is run), once the model answers pass.
+
+    folder: the homework, unpacked, in which the code runs.
+    """
     found = exercises(clean)
     first = next(i for i, c in enumerate(clean.cells) if "exercise" in tags(c))
     before = [c for c in clean.cells[:first] if c.cell_type == "code"]
     cells = [python(cell.source) for cell in before]
     prefix, how = sandbox(folder)
-    idle: queue.Queue[Worker] = queue.Queue()
-    count = min(set_up["jobs"], len(jobs))
-    workers = [Worker(folder, prefix, cells) for _ in range(count)]
+    workers = [Worker(folder, prefix, cells) for _ in range(set_up["jobs"])]
     try:
-        with ThreadPoolExecutor(count) as pool:
+        with ThreadPoolExecutor(len(workers)) as pool:
             list(pool.map(Worker.start, workers))
-            limits, unearned = rehearse(workers[0], found, path, set_up)
-            for worker in workers:
-                idle.put(worker)
-
-            def one(student: str) -> dict:
-                worker = idle.get()
-                try:
-                    reply = worker.run({"exercises": jobs[student], **limits})
-                    return reply.get("done", {})
-                finally:
-                    idle.put(worker)
-
-            done = dict(zip(jobs, pool.map(one, jobs)))
+        yield workers, limits_for(workers[0], found, path, set_up), how
     finally:
         for worker in workers:
             worker.stop()
-    cpu, memory = sum(w.cpu for w in workers), max(w.memory for w in workers)
-    return done, unearned, f"{how}. {cpu:.0f} CPU s, up to {memory / 1e6:.0f} MB each"
+
+
+def run_all(jobs: dict[str, dict], workers: list[Worker], limits: dict) -> dict:
+    """{student: what their answers did}."""
+    idle: queue.Queue[Worker] = queue.Queue()
+    for worker in workers:
+        idle.put(worker)
+
+    def one(student: str) -> dict:
+        worker = idle.get()
+        try:
+            return worker.run(jobs[student] | limits).get("done", {})
+        finally:
+            idle.put(worker)
+
+    with ThreadPoolExecutor(len(workers)) as pool:
+        return dict(zip(jobs, pool.map(one, jobs)))
 
 
 def grade_class(
@@ -449,8 +455,8 @@ def grade_class(
     found = exercises(clean)
     chapter = nbformat.read(path, as_version=4)
     papers = {s: prepare(h, found, clean, chapter) for s, h in students.items()}
-    jobs = {s: job_of(found, a) for s, (a, _) in papers.items() if a is not None}
-    jobs = {student: job for student, job in jobs.items() if job}
+    jobs = {s: job_of(found, a, {}) for s, (a, _) in papers.items() if a is not None}
+    jobs = {student: job for student, job in jobs.items() if job["exercises"]}
     with tempfile.TemporaryDirectory() as temporary:
         archive = homework.write(path.stem, clean, ROOT, Path(temporary))
         folder = archive.with_suffix("")
@@ -459,10 +465,14 @@ def grade_class(
         new = {student: job for student, job in jobs.items() if student not in ran}
         how = "no process: all of it had run before"
         if new:
-            done, known.unearned, how = run_all(new, path, clean, folder, set_up)
-            for student, job in new.items():
-                known.keep(job, done[student])
-            ran |= done
+            set_up["jobs"] = min(set_up["jobs"], len(new))
+            with ready(path, clean, folder, set_up) as (workers, limits, how):
+                ran |= run_all(new, workers, limits)
+            cpu, most = sum(w.cpu for w in workers), max(w.memory for w in workers)
+            how += f". {cpu:.0f} CPU s, up to {most / 1e6:.0f} MB each"
+            known.unearned = limits["unearned"]
+        for student, job in new.items():
+            known.keep(job, ran[student])
         known.write()
     if new and len(new) < len(jobs):
         how += f". {len(jobs) - len(new)} students' had run before"

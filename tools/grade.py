@@ -256,9 +256,9 @@ class Before:
     runs again: the machine may have been busy, or short of memory.
     """
 
-    def __init__(self, path: Path, homework: Path):
+    def __init__(self, path: Path, folder: Path):
         self.path, self.new = path, {}
-        files = [p for p in sorted(homework.rglob("*")) if p.is_file()]
+        files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
         files += sorted(Path(__file__).parent.glob("grade_worker.py"))
         versions = f"{sys.version} {version('torch')} {version('numpy')}"
         self.state = digest(versions.encode(), *(p.read_bytes() for p in files))
@@ -411,24 +411,30 @@ def settings() -> dict:
 
 
 @contextmanager
-def ready(path: Path, clean, folder: Path, set_up: dict) -> Iterator[tuple]:
-    """(workers, limits, how code is run), once the model answers pass.
+def unpacked(path: Path, clean) -> Iterator[Path]:
+    """The homework in a folder of its own, in which answers can run."""
+    with tempfile.TemporaryDirectory() as temporary:
+        archive = homework.write(path.stem, clean, ROOT, Path(temporary))
+        yield archive.with_suffix("")
 
-    folder: the homework, unpacked, in which the code runs.
-    """
+
+@contextmanager
+def ready(path: Path, clean, set_up: dict) -> Iterator[tuple]:
+    """(workers, limits, how code is run), once the model answers pass."""
     found = exercises(clean)
     first = next(i for i, c in enumerate(clean.cells) if "exercise" in tags(c))
     before = [c for c in clean.cells[:first] if c.cell_type == "code"]
     cells = [python(cell.source) for cell in before]
-    prefix, how = sandbox(folder)
-    workers = [Worker(folder, prefix, cells) for _ in range(set_up["jobs"])]
-    try:
-        with ThreadPoolExecutor(len(workers)) as pool:
-            list(pool.map(Worker.start, workers))
-        yield workers, limits_for(workers[0], found, path, set_up), how
-    finally:
-        for worker in workers:
-            worker.stop()
+    with unpacked(path, clean) as folder:
+        prefix, how = sandbox(folder)
+        workers = [Worker(folder, prefix, cells) for _ in range(set_up["jobs"])]
+        try:
+            with ThreadPoolExecutor(len(workers)) as pool:
+                list(pool.map(Worker.start, workers))
+            yield workers, limits_for(workers[0], found, path, set_up), how
+        finally:
+            for worker in workers:
+                worker.stop()
 
 
 def run_all(jobs: dict[str, dict], workers: list[Worker], limits: dict) -> dict:
@@ -457,23 +463,21 @@ def grade_class(
     papers = {s: prepare(h, found, clean, chapter) for s, h in students.items()}
     jobs = {s: job_of(found, a, {}) for s, (a, _) in papers.items() if a is not None}
     jobs = {student: job for student, job in jobs.items() if job["exercises"]}
-    with tempfile.TemporaryDirectory() as temporary:
-        archive = homework.write(path.stem, clean, ROOT, Path(temporary))
-        folder = archive.with_suffix("")
+    with unpacked(path, clean) as folder:
         known = Before(into / "ran.json", folder)
-        ran = {s: done for s, job in jobs.items() if (done := known.find(job))}
-        new = {student: job for student, job in jobs.items() if student not in ran}
-        how = "no process: all of it had run before"
-        if new:
-            set_up["jobs"] = min(set_up["jobs"], len(new))
-            with ready(path, clean, folder, set_up) as (workers, limits, how):
-                ran |= run_all(new, workers, limits)
-            cpu, most = sum(w.cpu for w in workers), max(w.memory for w in workers)
-            how += f". {cpu:.0f} CPU s, up to {most / 1e6:.0f} MB each"
-            known.unearned = limits["unearned"]
-        for student, job in new.items():
-            known.keep(job, ran[student])
-        known.write()
+    ran = {s: done for s, job in jobs.items() if (done := known.find(job))}
+    new = {student: job for student, job in jobs.items() if student not in ran}
+    how = "no process: all of it had run before"
+    if new:
+        set_up["jobs"] = min(set_up["jobs"], len(new))
+        with ready(path, clean, set_up) as (workers, limits, how):
+            ran |= run_all(new, workers, limits)
+        cpu, most = sum(w.cpu for w in workers), max(w.memory for w in workers)
+        how += f". {cpu:.0f} CPU s, up to {most / 1e6:.0f} MB each"
+        known.unearned = limits["unearned"]
+    for student, job in new.items():
+        known.keep(job, ran[student])
+    known.write()
     if new and len(new) < len(jobs):
         how += f". {len(jobs) - len(new)} students' had run before"
     return {

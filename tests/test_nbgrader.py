@@ -21,16 +21,14 @@ pytest.importorskip(
 
 import course
 import homework
-from tests.test_grade import (
+from tests.kinds import (
     CASES,
     CHAPTER,
     CODE,
     FIRST,
     ROOT,
-    SOLUTION,
     SOLVED,
     WORDS,
-    cell,
     handed_in,
     perfect,
 )
@@ -52,11 +50,6 @@ def nbgrader(folder: Path, *arguments: str) -> str:
     said = done.stdout + done.stderr
     assert done.returncode == 0, said[-3000:]
     return said
-
-
-def half(notebook):
-    """Right for all ε but one: a part of the points."""
-    cell(notebook).source = SOLUTION.replace("+ eps", "+ min(eps, 0.1)")
 
 
 def answer_lost(notebook):
@@ -90,7 +83,7 @@ def graded(clean, tmp_path_factory):
     folder, expected = tmp_path_factory.mktemp("course"), {}
     downloads = folder / "downloads.zip"
     with zipfile.ZipFile(downloads, "w") as archive:
-        for i, change in enumerate([*CASES, half, answer_lost]):
+        for i, change in enumerate([*CASES, answer_lost]):
             student = change.__name__.replace("_", "")
             text, expected[student] = handed_in(clean, change)
             archive.writestr(names_of(i, student), text)
@@ -125,10 +118,6 @@ def test_gets_the_mark_that_it_deserves(graded, change):
     assert (row["score"] == "") == bool(to_mark)  # no total without all marks
 
 
-def test_a_part_of_the_cases_is_a_part_of_the_points(graded):
-    assert 0 < row_of(graded[0], "half")[1][FIRST.number] < FIRST.points
-
-
 def test_a_written_answer_waits_for_a_person_and_so_does_a_lost_one(graded):
     assert WORDS.number in row_of(graded[0], "perfect")[2]
     assert WORDS.number in row_of(graded[0], "answerlost")[2]
@@ -137,7 +126,7 @@ def test_a_written_answer_waits_for_a_person_and_so_does_a_lost_one(graded):
 
 def test_every_student_gets_feedback_with_what_the_check_says(graded):
     pages = [*graded[0].glob(f"feedback/*/{CHAPTER}/{CHAPTER}.html")]
-    assert len(pages) == len(CASES) + 2
+    assert len(pages) == len(CASES) + 1
     page = graded[0] / "feedback" / "wrong" / CHAPTER / f"{CHAPTER}.html"
     text = re.sub("<[^>]+>", "", page.read_text("utf-8"))
     assert "Not yet" in text and "def batch_norm_nd" in text

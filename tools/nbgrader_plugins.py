@@ -28,9 +28,10 @@ from nbgrader.preprocessors import (
 
 import grade
 import homework
+import private
 from exercises import exercises, tags
 from repository import ROOT
-from submissions import Handed, find_answers
+from submissions import Handed
 
 LOST = "*No answer to this question was found in the file. A person has to look.*"
 # A name as Canvas or Moodle writes it, and ours, for nbgrader's zip_collect
@@ -42,7 +43,10 @@ NAMES = (
 
 @cache
 def graded(chapter: str) -> tuple:
-    """(clean notebook, worker, limits) of a chapter; the worker ends with nbgrader."""
+    """(clean notebook, with solutions, worker, limits) of a chapter.
+
+    The worker ends with nbgrader.
+    """
     path = homework.chapter_path(chapter[:2], ROOT)
     clean = homework.build(path, ROOT)
     stack = ExitStack()
@@ -52,7 +56,7 @@ def graded(chapter: str) -> tuple:
     set_up["jobs"] = 1
     (worker,), limits, how = stack.enter_context(grade.ready(path, clean, set_up))
     print(f"Students' code runs in {how}", file=sys.stderr)
-    return clean, worker, limits
+    return clean, private.chapter(path), worker, limits
 
 
 class Refuse(NbGraderPreprocessor):
@@ -72,10 +76,11 @@ class CleanCopy(NbGraderPreprocessor):
     """The homework as it was handed out, with the student's answers in it."""
 
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple:
-        clean, _, _ = graded(resources["nbgrader"]["notebook"])
+        clean, solved, _, _ = graded(resources["nbgrader"]["notebook"])
         result = copy.deepcopy(clean)
-        answers = find_answers(exercises(clean), clean, nb)
-        for exercise in exercises(result):
+        handed = Handed("the notebook", notebook=nb)
+        answers, _ = grade.prepare([handed], exercises(clean), clean, solved)
+        for exercise in exercises(result) if answers else ():
             answer = answers[exercise.number]
             if answer.state == "answered":
                 parts = [answer.helpers, answer.source]
@@ -91,14 +96,16 @@ class Grade(NbGraderPreprocessor):
     def preprocess(self, nb: NotebookNode, resources: dict) -> tuple:
         names = resources["nbgrader"]
         chapter = names["notebook"]
-        clean, worker, limits = graded(chapter)
+        clean, solved, worker, limits = graded(chapter)
         path = Path("submitted", names["student"], names["assignment"])
         handed = Handed(str(path / f"{chapter}.ipynb"))
         handed.notebook = nbformat.read(handed.path, as_version=4)
         found = exercises(clean)
-        grades, flags = grade.grade_student(
-            worker, [handed], found, clean, dict(limits)
-        )
+        answers, flags = grade.prepare([handed], found, clean, solved)
+        job = grade.job_of(found, answers, limits) if answers else {}
+        ran = worker.run(job).get("done", {}) if job.get("exercises") else {}
+        unearned = limits["unearned"]
+        grades, flags = grade.graded(found, answers, flags, ran, unearned)
         for flag in flags:
             self.log.warning("%s: %s", names["student"], flag)
         waiting = resources["waiting"] = set()

@@ -102,6 +102,8 @@ class Grade(NbGraderPreprocessor):
         handed.notebook = nbformat.read(handed.path, as_version=4)
         found = exercises(clean)
         answers, flags = grade.prepare([handed], found, clean, solved)
+        if worker.process.poll() is not None:  # the formgrader's thread has ended
+            worker.start()
         job = grade.job_of(found, answers, limits) if answers else {}
         ran = worker.run(job).get("done", {}) if job.get("exercises") else {}
         unearned = limits["unearned"]

@@ -107,11 +107,12 @@ class Grade(NbGraderPreprocessor):
         job = grade.job_of(found, answers, limits) if answers else {}
         ran = worker.run(job).get("done", {}) if job.get("exercises") else {}
         unearned = limits["unearned"]
-        grades, flags = grade.graded(found, answers, flags, ran, unearned)
+        own = exercises(nb)  # with the points that were handed out
+        grades, flags = grade.graded(own, answers, flags, ran, unearned)
         for flag in flags:
             self.log.warning("%s: %s", names["student"], flag)
         waiting = resources["waiting"] = set()
-        for exercise in exercises(nb):
+        for exercise in own:
             if exercise.written:
                 continue
             given = grades[exercise.number]

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from scipy import stats
 
 from utils.checks.framework import Measured, Wrong, check, expect, expect_written
+from utils.checks.numbers import number, tensor
 
 SHALLOW, DEEP = 2, 20
 # Means over 12 seeds, with room for other seeds, rates and a few updates more:
@@ -138,3 +140,91 @@ lead = Measured(
         ),
     ],
 )
+
+
+def _means(over: Callable) -> Callable:
+    """over: x -> the axes that are averaged."""
+    return lambda x: x.mean(over(x)) if over(x) else x
+
+
+@check(
+    praise="one mean for each channel, over all the values that it has",
+    cases={
+        "32 examples of 8 units": ((32, 8),),
+        "as many examples as units": ((5, 5),),
+        "2 images, 3 channels of 4 x 6": ((2, 3, 4, 6),),
+        "all sizes alike": ((4, 4, 4, 4),),
+        "one image": ((1, 3, 4, 4),),
+    },
+    tolerance=(1e-4, 1e-5),
+    hints={"the given x": "it changes x: leave it as it is"},
+    right={"all axes but 1": _means(lambda x: [0, *range(2, x.dim())])},
+    mistakes={
+        "in a convolutional layer the positions count, too: average over the height "
+        "and the width as well": _means(lambda x: (0,)),
+        "average over the images, too: a channel has one mean in the whole "
+        "batch": _means(lambda x: [*range(2, x.dim())]),
+        "that is a mean for each image; it should be one for each channel, and "
+        "channels stand on axis 1": _means(lambda x: [*range(1, x.dim())]),
+        "that is one mean for all channels together": _means(
+            lambda x: [*range(x.dim())]
+        ),
+        "each channel's mean should be a plain number, (channels,): drop the axes of "
+        "size 1": lambda x: x.mean([0, *range(2, x.dim())], keepdim=True),
+    },
+)
+def channel_means(answer: Callable, shape: tuple) -> dict:
+    """Exercise 0.91: the means that BN takes, of a dense or a conv layer's output."""
+    across = [1, -1] + [1] * (len(shape) - 2)
+    x = torch.randn(shape, dtype=torch.float64) + torch.arange(shape[1]).view(across)
+    before = x.clone()
+    means = tensor(answer(x), "one mean for each channel")
+    return {"the means": means, "the given x": bool((x == before).all())}
+
+
+def _share(
+    part: Callable = lambda bad, good, bn: good.mean() - bad.mean(),
+    whole: Callable = lambda bad, good, bn: bn.mean() - bad.mean(),
+) -> Callable:
+    return lambda *scores: 100 * part(*scores) / whole(*scores)
+
+
+@check(
+    praise="right, from a share below 0 to one above 100 %",
+    cases={
+        "most of it": (60, 85, 92),
+        "a half": (40, 60, 80),
+        "all, and more": (30, 93, 90),
+        "none": (70, 70, 82),
+        "it harms": (75, 72, 80),
+    },
+    tolerance=(1e-5, 1e-5),
+    hints={"the given scores": "it changes the given scores: leave them as they are"},
+    right={"ratio of the mean leads": _share()},
+    mistakes={
+        "in percent: multiply by 100": lambda *s: _share()(*s) / 100,
+        "that is the mean of the ratios, seed by seed: a seed in which BN leads by "
+        "little would decide. Average the two leads first": lambda bad, good, bn: (
+            100 * ((good - bad) / (bn - bad)).mean()
+        ),
+        "upside down: the initialisation's part, over BN's lead": lambda *s: (
+            1e4 / _share()(*s)
+        ),
+        "that is BN's own part: what is asked is the part that the good initial "
+        "weights bring without it": _share(
+            lambda bad, good, bn: bn.mean() - good.mean()
+        ),
+        "compare leads over the badly initialised net, not accuracies": (
+            _share(lambda bad, good, bn: good.mean(), lambda bad, good, bn: bn.mean())
+        ),
+        "that is the lead itself, in points: divide it by BN's lead": (
+            lambda bad, good, bn: (good - bad).mean()
+        ),
+    },
+)
+def init_share(answer: Callable, *means: float) -> dict:
+    """Exercise 0.92: how much of BN's lead a good initialisation brings alone."""
+    scores = [m + 2 * np.random.randn(12) for m in means]
+    before = np.stack(scores)
+    seen = {"the share": number(answer(*scores))}
+    return seen | {"the given scores": bool((np.stack(scores) == before).all())}

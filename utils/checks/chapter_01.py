@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from utils.checks.framework import Measured, Wrong, check, expect, expect_written
+from utils.checks.framework import Measured, Wrong, check, expect, expect_written, same
 
 # Exercise 1.3: means over 12 seeds, in points, with room for other seeds, rates
 # and a few updates more.
@@ -179,3 +179,161 @@ sd_lead = Measured(
         Wrong("sd only minus no norm, in this order", lambda a, b: a <= -5, (-40, 10)),
     ],
 )
+
+
+class _Shift(nn.Module):
+    """A right answer; subclasses exchange a part."""
+
+    factor = math.sqrt(math.pi) / 2  # of noise_drift: 2 * size / sqrt(pi)
+
+    def __init__(self, drift: float):
+        super().__init__()
+        self.size = drift * self.factor
+
+    def draw(self, x: Tensor) -> Tensor:
+        return self.size * torch.randn(x.shape[1], dtype=x.dtype)
+
+    def sd(self, x: Tensor) -> Tensor:
+        return x.detach().std(dim=0, correction=0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.draw(x) * self.sd(x) if self.training else x
+
+
+class _Raw(_Shift):
+    factor = 1.0
+
+
+class _Plain(_Shift):
+    def sd(self, x):
+        return 1.0
+
+
+class _Walk(_Shift):
+    total = 0.0
+
+    def draw(self, x):
+        step = torch.randn(x.shape[1], dtype=x.dtype) * math.sqrt(math.pi / 2)
+        self.total = self.total + self.size / self.factor * step
+        return self.total
+
+
+class _Held(_Shift):
+    def draw(self, x):
+        if not hasattr(self, "first"):
+            self.first = super().draw(x)
+        return self.first
+
+
+class _Each(_Shift):
+    def draw(self, x):
+        return self.size * torch.randn_like(x)
+
+
+class _AsOne(_Shift):
+    def draw(self, x):
+        return self.size * torch.randn(1, dtype=x.dtype)
+
+
+class _Through(_Shift):
+    def sd(self, x):
+        return torch.sqrt(x.var(dim=0, correction=0) + 1e-12)
+
+
+class _OfOne(_Shift):
+    def sd(self, x):
+        return x.detach().std(dim=0)
+
+
+class _InEval(_Shift):
+    def forward(self, x):
+        return x + self.draw(x) * self.sd(x)
+
+
+class _Stretched(_Shift):
+    def forward(self, x):
+        return super().forward(x) * (1 + 0.2 * torch.randn(1)) if self.training else x
+
+
+@check(
+    praise="the drift that was asked for, in every unit, and nothing else",
+    cases={
+        "drift 0.5, 32 images": (0.5, 32),
+        "drift 3, 16 images": (3.0, 16),
+        "drift 0": (0.0, 16),
+        "one image": (0.5, 1),
+    },
+    tolerance=(0.06, 1e-6),
+    hints={
+        "in eval mode": "in eval mode the layer should change nothing",
+        "finite": "nan or infinite: with one image the standard deviation with N - 1 "
+        "is 0/0. Divide by N",
+        "all images alike": "all images of a batch should move by the same offset, and "
+        "the spread should stay: nothing but the mean may change",
+        "the gradient": "the gradient should pass as it comes: to move the values is "
+        "all that the layer does",
+        "stays near": "the offsets add up: after many updates the mean is far from "
+        "where it was. Draw each anew, or come back",
+        "every unit moves": "some units move less than others: count in each unit's "
+        "own standard deviation",
+        "the units": "all units move in step: give each unit an offset of its own",
+    },
+    right={"fresh offsets": _Shift},
+    mistakes={
+        "two neighbouring offsets differ by more than the size of one: what is "
+        "the mean of |difference|? (Exercise 1.2.)": _Raw,
+        "drift is counted in the unit's own standard deviation: a unit with a larger "
+        "one has to move further": _Plain,
+        "the offsets add up: after many updates the mean is far from where it was. "
+        "Draw each anew, or come back": _Walk,
+        "an offset that is held moves nothing from one update to the next": _Held,
+        "all units move in step: give each unit an offset of its own": _AsOne,
+        "in eval mode the layer should change nothing": _InEval,
+        "the gradient should pass as it comes: the standard deviation is only a "
+        "measure here, so detach it": _Through,
+        "nan or infinite: with one image the standard deviation with N - 1 is 0/0. "
+        "Divide by N": _OfOne,
+        "all images of a batch should move by the same offset, and the spread should "
+        "stay: nothing but the mean may change": (_Each, _Stretched),
+    },
+)
+def shift_of(answer: Callable, drift: float, images: int) -> dict:
+    """Exercise 1.91: a layer that causes a given drift and changes nothing else."""
+    layer = answer(drift)
+    expect_written(layer)
+    expect(isinstance(layer, nn.Module), "write a class: class Shift(nn.Module)")
+    sd = torch.linspace(0.3, 4, 24)
+    x = 1 + sd * torch.randn(images, 24)
+    x = x.requires_grad_()
+    unit = x.detach().std(dim=0, correction=0)
+    weights, offsets = torch.randn(images, 24), []
+    y = layer.train()(x)
+    expect(
+        isinstance(y, Tensor) and y.shape == x.shape,
+        f"return a tensor of the shape of x, {tuple(x.shape)}",
+    )
+    gradient = None
+    if y.requires_grad:
+        (gradient,) = torch.autograd.grad((y * weights).sum(), x)
+    x = x.detach()
+    with torch.no_grad():
+        for _ in range(200 if drift and images > 1 else 4):
+            offsets.append(layer(x) - x)
+    moved = torch.stack(offsets)  # (updates, images, units)
+    mean = moved.mean(dim=1)
+    seen = {
+        "in eval mode": same(layer.eval()(x).detach(), x.detach()),
+        "finite": bool(moved.isfinite().all()),
+        "all images alike": bool((moved - mean[:, None]).abs().max() < 1e-4),
+        "the gradient": same(gradient, weights),
+    }
+    if images > 1:
+        steps = (mean.diff(dim=0) / unit).abs()
+        seen["the drift"] = float(steps.mean())
+        least = float(steps.mean(dim=0).min())
+        seen["every unit moves"] = drift == 0 or least > 0.7 * drift
+        far = float((mean / unit).abs().max())
+        seen["stays near"] = drift == 0 or far < 9 * drift
+        signs = (mean[:, 0] > 0) == (mean[:, 1] > 0)
+        seen["the units"] = drift == 0 or not bool(signs.all())
+    return seen

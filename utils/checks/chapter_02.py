@@ -400,3 +400,95 @@ mean_share = Measured(
         ),
     ],
 )
+
+
+def _bn(x: Tensor, count: int = 0, by: Callable | None = None) -> Tensor:
+    """The sound layer, or one with a part exchanged; x: (batch, channels)."""
+    c = x - x.mean(dim=0)
+    var = (c**2).sum(dim=0) / (len(x) - count)
+    return c / (by(var) if by else torch.sqrt(var + 1e-5))
+
+
+def _one_pass(x: Tensor) -> Tensor:
+    var = (x**2).mean(dim=0) - x.mean(dim=0) ** 2
+    return (x - x.mean(dim=0)) / torch.sqrt(var + 1e-5)
+
+
+def _half(x: Tensor) -> Tensor:
+    c = x - x.mean(dim=0)
+    var = (c.half() ** 2).mean(dim=0).float()
+    return c / torch.sqrt(var + 1e-5)
+
+
+BUGS = {
+    "the mean and the variance of each row": lambda x: _bn(x.T).T,
+    "divided by N - 1": lambda x: _bn(x, count=1),
+    "no eps": lambda x: _bn(x, by=torch.sqrt),
+    "eps outside the root": lambda x: _bn(x, by=lambda var: var.sqrt() + 1e-5),
+    "E[x²] - E[x]²": _one_pass,
+    "squares in float16": _half,
+}
+
+
+def _columns(
+    examples: int = 8, means: tuple = (0, 3e4, 0), sds: tuple = (1e-3, 1, 500)
+) -> Callable:
+    """The answer: a quiet channel, a far one and a loud one."""
+
+    def answer() -> Tensor:
+        ramp = torch.linspace(-1.5, 1.5, examples)[:, None]
+        return torch.tensor(means) + torch.tensor(sds) * ramp
+
+    return answer
+
+
+QUIET = (
+    "no channel is quiet: eps can only be seen where the variance is not much larger "
+    "than eps"
+)
+FAR = (
+    "no channel is far from 0: what do the squares of large numbers leave of a small "
+    "variance?"
+)
+LOUD = "no channel is loud: which numbers have squares beyond float16?"
+MANY = "many examples hide it: with how many do N and N - 1 differ most?"
+
+
+@check(
+    praise="one batch, and no bug gets past it",
+    cases={bug: (bug,) for bug in BUGS},
+    hints={
+        "found": "this bug gets through: on your batch it stays within 0.05 of the "
+        "right output",
+    },
+    right={"three channels": _columns()},
+    mistakes={
+        "mean 0 and standard deviation 1 everywhere: there most of them agree with the "
+        "sound layer. Where does the arithmetic break?": _columns(
+            means=(0, 0, 0), sds=(1, 1, 1)
+        ),
+        QUIET: _columns(sds=(1, 1, 500)),
+        FAR: _columns(means=(0, 0, 0)),
+        LOUD: _columns(sds=(1e-3, 1, 1)),
+        MANY: _columns(examples=21, means=(0, 3e4, 0)),
+    },
+)
+def revealing_batch(answer: Callable, bug: str) -> dict:
+    """Exercise 2.91: a batch on which six broken layers differ from a sound one."""
+    x = answer()
+    expect_written(x)
+    expect(isinstance(x, Tensor), f"return one tensor, got {type(x).__name__}")
+    expect(x.dim() == 2, f"it should be (batch, channels), got {tuple(x.shape)}")
+    expect(x.dtype == torch.float32, f"it should be float32, got {x.dtype}")
+    expect(x.numel() <= 64, f"at most 64 numbers, got {x.numel()}")
+    expect(bool(x.isfinite().all()), "some of its numbers are not finite")
+    x = x.detach()
+    right = _bn(x.double())
+    off = float((_bn(x) - right).abs().max())
+    expect(
+        off < 0.01,
+        f"the sound layer, in float32, is off by {off:.2g} on your batch: nobody could "
+        "pass. Less extreme numbers, please",
+    )
+    wrong = (BUGS[bug](x) - right).abs()
+    return {"found": not bool((wrong <= 0.05).all())}

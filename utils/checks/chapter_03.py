@@ -19,6 +19,7 @@ from utils.checks.framework import (
     same,
 )
 from utils.checks.modules import settings_of
+from utils.checks.numbers import number
 
 
 def _operations(y: Tensor) -> set[str]:
@@ -533,3 +534,107 @@ with_guests = Measured(
         ),
     ],
 )
+
+
+def _largest(
+    squared: Callable = lambda n, noise: n * noise**2,
+    solve: Callable = lambda q: 2 * q / (1 + q),
+    most: float = 1.0,
+) -> Callable:
+    return lambda n, noise: min(most, solve(squared(n, noise)))
+
+
+@check(
+    praise="right for all batch sizes and noises that we tried",
+    cases={
+        f"batch size {n}, noise {noise:g}": (n, noise)
+        for n, noise in [(32, 0.05), (4, 0.1), (256, 0.01), (9, 1 / 3), (4, 0.75)]
+    },
+    tolerance=(1e-4, 1e-7),
+    right={"solved for m": _largest()},
+    mistakes={
+        "a momentum is at most 1: there the layer stores the last batch": _largest(
+            most=1e9
+        ),
+        "noise is a standard deviation: square it before you solve for m": _largest(
+            squared=lambda n, noise: n * noise
+        ),
+        "do not forget the 2 - m: at a large m it matters": _largest(
+            solve=lambda q: 2 * q
+        ),
+        "m / (2 - m) = q gives m = 2 q / (1 + q)": (
+            _largest(solve=lambda q: q / (1 + q)),
+            _largest(solve=lambda q: q),
+        ),
+        "that is one minus it, as Keras counts: in PyTorch the momentum is the weight "
+        "of the new batch": lambda n, noise: 1 - _largest()(n, noise),
+        "a larger batch allows a larger momentum: multiply by N": _largest(
+            squared=lambda n, noise: noise**2 / n
+        ),
+    },
+)
+def largest_momentum(answer: Callable, n: int, noise: float) -> dict:
+    """Exercise 3.91: the largest momentum whose noise floor is low enough."""
+    return {"the momentum": number(answer(n, noise))}
+
+
+WORDS = ("not BN", "memory", "batches", "training")
+
+
+def _diagnosis(
+    words: tuple = WORDS,
+    above: Callable = lambda score, good: score >= good,
+    order: str = "train eval",
+) -> Callable:
+    """A right answer, with a part exchanged."""
+
+    def answer(train: float, stored: float, anew: float, good: float) -> str:
+        train, stored, anew = (above(s, good) for s in (train, stored, anew))
+        if order == "anew first" and anew:
+            return words[0] if stored else words[1]
+        if not train and order != "no train":
+            return words[3]
+        if stored:
+            return words[0]
+        return words[1] if anew else words[2]
+
+    return answer
+
+
+@check(
+    praise="all rows of the table",
+    cases={
+        "97, 96, 96; good from 90": (97, 96, 96, 90),
+        "97, 31, 96; good from 90": (97, 31, 96, 90),
+        "97, 31, 60; good from 90": (97, 31, 60, 90),
+        "45, 40, 41; good from 90": (45, 40, 41, 90),
+        "90, 90, 90; good from 90": (90.0, 90.0, 90.0, 90),
+        "71, 20, 70; good from 65": (71, 20, 70, 65),
+        "85, 60, 84; good from 90": (85, 60, 84, 90),
+        "62, 10, 91; good from 90": (62, 10, 91, 90),
+    },
+    right={"from left to right": _diagnosis()},
+    mistakes={
+        "good is what `good` says, and no fixed number": _diagnosis(
+            above=lambda score, good: score >= 90
+        ),
+        "a score of just `good` is good": _diagnosis(
+            above=lambda score, good: score > good
+        ),
+        "look at train mode first: where it is bad, the training itself is to blame, "
+        "whatever the others are": (_diagnosis(order="anew first"),),
+        "bad in train mode as well: then it is the training": _diagnosis(
+            order="no train"
+        ),
+        "the other way round: what new statistics repair was the memory, and what they "
+        "do not was the batches": _diagnosis(
+            words=("not BN", "batches", "memory", "training")
+        ),
+    },
+)
+def diagnosis(answer: Callable, *scores: float) -> dict:
+    """Exercise 3.92: from three scores of the training images to the cause."""
+    said = answer(*scores)
+    expect_written(said)
+    expect(said in WORDS, f"it should return one of {WORDS}, got {said!r}")
+    return {"the diagnosis": said}

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from utils.checks.framework import Measured, Wrong, check, expect, expect_written, same
 from utils.checks.modules import state_of
+from utils.checks.numbers import number
 
 
 def _ratio(
@@ -269,3 +270,202 @@ dropout_cost = Measured(
         Wrong("does the width reach `mlp`?", lambda a, b: a == b, (-18, -18)),
     ],
 )
+
+
+def _stream(
+    with_bn: Callable = lambda n, s: 1 + n * s**2,
+    without: Callable = lambda n, s: (1 + s**2) ** n,
+) -> Callable:
+    return lambda blocks, scale, bn: (with_bn if bn else without)(blocks, scale)
+
+
+@check(
+    praise="right with BN and without, for every scale and depth that we tried",
+    cases={
+        f"{blocks} blocks, scale {scale:g}, {'BN' if bn else 'no BN'}": (
+            *(blocks, scale, bn),
+        )
+        for blocks, scale in [(1, 0.5), (12, 1.0), (64, 0.125), (16, 0.3), (5, 0.0)]
+        for bn in (True, False)
+    },
+    tolerance=(1e-4, 1e-9),
+    right={"add, or multiply": _stream()},
+    mistakes={
+        "a factor on values is squared in their variance": _stream(
+            lambda n, s: 1 + n * s, lambda n, s: (1 + s) ** n
+        ),
+        "mind `scale`: at 1 it is right": _stream(
+            lambda n, s: 1 + n, lambda n, s: 2.0**n
+        ),
+        "the other way round: BN holds each branch at variance 1, so that the sum "
+        "grows by as much in each block; without it each block multiplies": (
+            lambda n, s, bn: _stream()(n, s, not bn)
+        ),
+        "the stream itself begins with variance 1": _stream(
+            with_bn=lambda n, s: n * s**2
+        ),
+        "without BN the branch's variance is that of the stream which feeds it, and "
+        "that grows": _stream(without=lambda n, s: 1 + n * s**2),
+        "without BN the sum has 1 + scale² times the variance: the shortcut stays": (
+            _stream(without=lambda n, s: s ** (2 * n))
+        ),
+    },
+)
+def stream_variance(answer: Callable, blocks: int, scale: float, bn: bool) -> dict:
+    """Exercise 4.91: the variance of a residual stream after so many blocks."""
+    return {"the variance": number(answer(blocks, scale, bn))}
+
+
+class _Block(nn.Module):
+    """x + scale * f(x); right with the scale 1 / sqrt(depth)."""
+
+    def __init__(self, width: int, depth: int):
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+        nn.init.kaiming_normal_(self.linear.weight, nonlinearity="relu")
+        self.scale = self.begin(depth)
+
+    def begin(self, depth: int) -> object:
+        return depth**-0.5
+
+    def branch(self, x: Tensor) -> Tensor:
+        return self.linear(torch.relu(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.scale * self.branch(x)
+
+
+class _FromZero(_Block):
+    def begin(self, depth):
+        return nn.Parameter(torch.zeros(()))
+
+
+class _Whole(_Block):
+    def begin(self, depth):
+        return 1.0
+
+
+class _Off(_Block):
+    def begin(self, depth):
+        return 0.0
+
+
+class _Dead(_FromZero):
+    def __init__(self, width, depth):
+        super().__init__(width, depth)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+
+class _Linear(_Block):
+    def branch(self, x):
+        return 0.7 * self.linear(x)
+
+
+class _Bare(_Block):
+    def forward(self, x):
+        return self.branch(x)
+
+
+class _WithBN(_Block):
+    def __init__(self, width, depth):
+        super().__init__(width, depth)
+        self.norm = nn.BatchNorm1d(width)
+
+    def branch(self, x):
+        return self.norm(super().branch(x))
+
+
+class _Drops(_Block):
+    def branch(self, x):
+        return nn.functional.dropout(super().branch(x), 0.5, self.training)
+
+
+class _Normed(_Whole):
+    def branch(self, x):
+        return nn.functional.layer_norm(super().branch(x), x.shape[1:])
+
+
+GROWS = (
+    "the variance of the stream leaves 1/2 to 4: what does each block add to it, and "
+    "how many are there?"
+)
+COMPANY = (
+    "the output for one example depends on its batch-mates: no statistics of a batch"
+)
+LINEAR = "a block without a bend: stacked, such blocks are one linear map"
+NEVER = (
+    "after 10 updates some parameters have not moved, or a block has none: a factor "
+    "that is fixed at 0 lets nothing learn, and of two factors at 0 neither gets a "
+    "gradient"
+)
+
+
+@check(
+    praise="quiet at the start, at any depth; and it learns, without a batch",
+    cases={f"{depth} blocks": (depth,) for depth in (64, 16, 4)},
+    hints={
+        "two alone*": COMPANY,
+        "train and eval*": "train mode and eval mode should give the same",
+        "the variance*": GROWS,
+        "the gradient*": "the gradient at the first block is not within a factor of 10 "
+        "of that at the last",
+        "all of it learns": NEVER,
+        "it bends": LINEAR,
+    },
+    right={"a factor 1 / sqrt(depth)": _Block},
+    mistakes={
+        COMPANY: _WithBN,
+        GROWS: (_Whole, _Normed),
+        NEVER: (_Off, _Dead),
+        LINEAR: _Linear,
+        "train mode and eval mode should give the same": _Drops,
+        "keep the shortcut: a block adds to its input": _Bare,
+    },
+)
+def quiet_block(answer: Callable, depth: int) -> dict:
+    """Exercise 4.92: a residual block that needs no batch, of one's own design."""
+    blocks = [answer(32, depth) for _ in range(depth)]
+    expect_written(blocks[0])
+    expect(
+        all(isinstance(b, nn.Module) for b in blocks),
+        "write a class: class QuietBlock(nn.Module)",
+    )
+    net = nn.Sequential(*blocks).train()
+    x, target = torch.randn(2, 64, 32)
+    y = net(x.requires_grad_())
+    expect(
+        isinstance(y, Tensor) and y.shape == x.shape,
+        f"a block should return a tensor of the shape of x, {tuple(x.shape)}",
+    )
+    few = net(x[:2])
+    (at_first,) = torch.autograd.grad(y, x, target)
+    seen = {
+        "two alone and among others": same(few, y[:2], 1e-3, 1e-3),
+        "train and eval mode": same(net.eval()(x), y, 1e-3, 1e-3),
+        "the variance of the stream": 0.5 < float(y.detach().var()) < 4,
+        "the gradient at the first block": bool(
+            0.1 < at_first.norm() / target.norm() < 10
+        ),
+    }
+    before = [[p.detach().clone() for p in b.parameters()] for b in blocks]
+    learnt = [*net.train().parameters()]
+    for _ in range(10 if learnt and depth <= 16 else 0):
+        loss = ((net(x.detach()) - target) ** 2).mean()
+        if not loss.requires_grad:
+            break
+        found = torch.autograd.grad(loss, learnt, allow_unused=True)
+        with torch.no_grad():
+            for p, g in zip(learnt, found):
+                p -= 0 if g is None else 0.05 * g
+    moved = [
+        len(old) > 0 and all(bool((p != o).any()) for p, o in zip(b.parameters(), old))
+        for b, old in zip(blocks, before)
+    ]
+    if depth <= 16:  # the deep one takes its time
+        seen["all of it learns"] = all(moved)
+        with torch.no_grad():
+            z = torch.randn(64, 32)
+            bend = net(z) + net(-z) - 2 * net(torch.zeros(1, 32))
+        seen["it bends"] = bool(bend.abs().max() > 1e-3)
+    return seen

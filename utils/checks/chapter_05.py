@@ -1,6 +1,7 @@
 """Checks of chapter 05, learning rate."""
 
 import copy
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -15,6 +16,7 @@ from utils.checks.framework import (
     expect_written,
     same,
 )
+from utils.checks.numbers import number
 
 # name: rates with the accuracies of their seeds, "!" where the last seed diverged
 TABLES = {
@@ -437,3 +439,40 @@ held_at = Measured(
         ),
     ],
 )
+
+
+def _degrees(
+    radians: Callable = lambda lr, decay: math.sqrt(2 * lr * decay),
+    unit: float = 180 / math.pi,
+) -> Callable:
+    return lambda lr, weight_decay: unit * radians(lr, weight_decay)
+
+
+@check(
+    praise="right for every rate and decay that we tried",
+    cases={
+        f"rate {lr:g}, weight decay {decay:g}": (lr, decay)
+        for lr, decay in [
+            (0.5, 0.02),
+            (0.1, 5e-4),
+            (1.0, 1e-4),
+            (0.03, 0.1),
+            (0.1, 0.0),
+        ]
+    },
+    tolerance=(0.01, 1e-9),  # room for an arc tangent
+    right={"sqrt(2 η λ), in degrees": _degrees()},
+    mistakes={
+        "in degrees: that is in radians": _degrees(unit=1.0),
+        "180° are π, not 2π": _degrees(unit=90 / math.pi),
+        "the other way round: multiply by 180 and divide by π": _degrees(
+            unit=math.pi / 180
+        ),
+        "the 2 under the root is missing": _degrees(lambda lr, d: math.sqrt(lr * d)),
+        "the root is missing": _degrees(lambda lr, d: 2 * lr * d),
+        "the 2 stands under the root": _degrees(lambda lr, d: 2 * math.sqrt(lr * d)),
+    },
+)
+def degrees_per_update(answer: Callable, lr: float, decay: float) -> dict:
+    """Exercise 5.91: the angle per update at which weights before BN settle."""
+    return {"the angle": number(answer(lr, decay))}

@@ -16,6 +16,7 @@ from utils.checks.framework import (
     expect_written,
 )
 from utils.checks.modules import fill, state_of
+from utils.checks.numbers import tensor
 
 # Exercise 6.2: error with this ε minus that with 1e-5, points, over seed sets
 EPSILONS = {0.1: (-36, -7), 10: (3, 32)}
@@ -352,3 +353,55 @@ epsilon_gain = Measured(
         ),
     ],
 )
+
+
+def _two(
+    updates: Callable = lambda images, epochs, size, new: images * epochs / new,
+    epochs: Callable = lambda images, epochs, size, new: epochs * new / size,
+) -> Callable:
+    """A right answer, with a part exchanged."""
+    return lambda *given: (updates(*given), epochs(*given))
+
+
+@check(
+    praise="both budgets, for larger and for smaller batches",
+    cases={
+        f"{epochs} epochs of {images} images, batches of {size}, then of {new}": (
+            *(images, epochs, size, new),
+        )
+        for images, epochs, size, new in [
+            (1024, 1, 32, 512),
+            (1024, 10, 32, 4),
+            (4096, 3, 128, 128),
+            (60000, 20, 100, 1000),
+        ]
+    },
+    tolerance=(1e-5, 1e-9),
+    right={"images, then updates": _two()},
+    mistakes={
+        "the two are swapped: first the updates, then the epochs": lambda *given: (
+            _two()(*given)[::-1]
+        ),
+        "all epochs count, for the updates": _two(
+            updates=lambda images, epochs, size, new: images / new
+        ),
+        "those are the updates of the old batch size: at equal images a batch of the "
+        "new size makes others": _two(
+            updates=lambda images, epochs, size, new: images * epochs / size
+        ),
+        "equal updates: a larger batch passes through the images more often, not "
+        "less": _two(epochs=lambda images, epochs, size, new: epochs * size / new),
+        "at equal updates the epochs change: each update takes other numbers of "
+        "images": _two(epochs=lambda images, epochs, size, new: epochs),
+        "the second number is one of epochs: divide the images seen by the images of "
+        "an epoch": _two(
+            epochs=lambda images, epochs, size, new: images * epochs * new / size
+        ),
+    },
+)
+def budgets(answer: Callable, *given: int) -> dict:
+    """Exercise 6.91: what another batch size means at equal images, equal updates."""
+    both = tensor(answer(*given), "two numbers")
+    expect(both.shape == (2,), f"it should return two numbers, got {tuple(both.shape)}")
+    names = "the updates at equal images", "the epochs at equal updates"
+    return dict(zip(names, both.tolist()))

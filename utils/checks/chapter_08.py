@@ -1,14 +1,25 @@
 """Checks of chapter 08, other norms: group norm, batch renorm, small groups."""
 
+import copy
 from collections.abc import Callable
 from itertools import cycle
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils.checks.framework import Measured, Wrong, check, expect, expect_written, same
+from utils.checks.framework import (
+    Guarded,
+    Measured,
+    Wrong,
+    check,
+    expect,
+    expect_written,
+    same,
+)
+from utils.checks.modules import fill
 from utils.checks.norms import EPSILONS, GRAPH, common_mistakes, examine_norm, norm
+from utils.checks.numbers import number
 
 # Points of error over layer norm's, 128 updates at batch 32: several seed sets
 # gave about 0.5 with 8 features in a group, and 75 with 2.
@@ -241,3 +252,206 @@ group_cost = Measured(
         ),
     ],
 )
+
+
+def _cells(**other: Callable) -> Callable:
+    """A right answer, with some of its entries exchanged."""
+    right = {
+        "batch norm": lambda n, c, p, groups: n * p,
+        "layer norm": lambda n, c, p, groups: c * p,
+        "instance norm": lambda n, c, p, groups: p,
+        "group norm": lambda n, c, p, groups: c // groups * p,
+        "RMS norm": lambda n, c, p, groups: c,
+    }
+    table = right | {k.replace("_", " "): v for k, v in other.items()}
+    return lambda norm, *sizes: table[norm](*sizes)
+
+
+@check(
+    praise="for every norm, also where there is one example, or one position",
+    cases={
+        f"{norm}, {n} examples, {c} channels, {p} positions, {g} groups": (
+            *(norm, n, c, p, g),
+        )
+        for norm in ("batch norm", "layer norm", "instance norm", "group norm")
+        + ("RMS norm",)
+        for n, c, p, g in [(3, 10, 7, 2), (1, 12, 1, 4), (5, 6, 2, 6)]
+    },
+    right={"as in the picture": _cells()},
+    mistakes={
+        "batch norm: over the examples and over the positions": _cells(
+            batch_norm=lambda n, c, p, g: n
+        ),
+        "layer norm, as drawn: over the channels and over the positions": _cells(
+            layer_norm=lambda n, c, p, g: c
+        ),
+        "instance norm looks at one channel of one example": (
+            _cells(instance_norm=lambda n, c, p, g: n * p),
+            _cells(instance_norm=lambda n, c, p, g: c * p),
+        ),
+        "`groups` is the number of groups, not of channels in a group": _cells(
+            group_norm=lambda n, c, p, g: g * p
+        ),
+        "group norm averages over the positions, too": _cells(
+            group_norm=lambda n, c, p, g: c // g
+        ),
+        "RMS norm: over the channels of one position": (
+            _cells(**{"RMS_norm": lambda n, c, p, g: c * p}),
+        ),
+    },
+)
+def values_averaged(answer: Callable, *given: object) -> dict:
+    """Exercise 8.91: how many values share one mean, or one mean square."""
+    return {"the number of values": number(answer(*given))}
+
+
+class _TwoHalves(nn.Module):
+    """A right answer; subclasses exchange a part."""
+
+    def __init__(self, output: nn.Module, gradient: nn.Module):
+        super().__init__()
+        self.output, self.gradient = output, gradient
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.join(self.output(x), self.gradient(x))
+
+    def join(self, a: Tensor, b: Tensor) -> Tensor:
+        return b + (a - b).detach()
+
+
+class _Swapped(_TwoHalves):
+    def join(self, a, b):
+        return a + (b - a).detach()
+
+
+class _OneOnly(_TwoHalves):
+    def forward(self, x):
+        return self.output(x)
+
+
+class _Mean(_TwoHalves):
+    def join(self, a, b):
+        return (a + b) / 2
+
+
+class _Both(_TwoHalves):
+    def join(self, a, b):
+        return a + b - b.detach()
+
+
+class _NoGradient(_TwoHalves):
+    def join(self, a, b):
+        return (b + (a - b)).detach()
+
+
+class _Twice(_TwoHalves):
+    def forward(self, x):
+        y = self.gradient(x)
+        return y + (self.output(x) - self.gradient(x)).detach()
+
+
+class _Copies(_TwoHalves):
+    def __init__(self, output, gradient):
+        super().__init__(copy.deepcopy(output), copy.deepcopy(gradient))
+
+
+class _Hidden(nn.Module):
+    def __init__(self, output, gradient):
+        super().__init__()
+        self.pair = output, gradient
+
+    def forward(self, x):
+        a, b = (layer(x) for layer in self.pair)
+        return b + (a - b).detach()
+
+
+def _pair(kind: str) -> tuple[nn.Module, nn.Module]:
+    bn, gn = nn.BatchNorm1d(8, momentum=0.3), nn.GroupNorm(2, 8)
+    stored = nn.BatchNorm1d(8, eps=0.1).eval()
+    pairs = {
+        "BN's output, group norm's gradient": (bn, gn),
+        "group norm's output, BN's gradient": (gn, bn),
+        "the output of stored statistics, BN's gradient": (stored, bn),
+        "a linear layer's gradient": (bn, nn.Linear(8, 8)),
+    }
+    pair = pairs[kind]
+    for layer in pair:
+        fill(layer)
+    return pair
+
+
+@check(
+    praise="values of the one, gradients of the other, and both keep their memory",
+    cases={
+        kind + ("" if training else ", eval mode"): (kind, training)
+        for kind in (
+            "BN's output, group norm's gradient",
+            "group norm's output, BN's gradient",
+            "the output of stored statistics, BN's gradient",
+            "a linear layer's gradient",
+        )
+        for training in (True, False)
+    },
+    tolerance=(1e-6, 1e-8),
+    hints={
+        "the output": "the output should be that of the layer `output`",
+        "the gradient of x": "the gradient of x should be that of the layer `gradient`",
+        "the parameters of gradient": "the parameters of `gradient` should learn as if "
+        "it stood alone",
+        "the parameters of output": "the layer `output` should get no gradient",
+        "whether*": "no gradient comes back at all",
+        "the memory*": "each of the two layers should run once per batch, so that its "
+        "running statistics move on once",
+        "the modes": "the given layers should be parts of the module, so that "
+        "train(), eval() and state_dict() reach them",
+    },
+    right={"one added, one detached": _TwoHalves},
+    mistakes={
+        "the two are swapped: values of `output`, gradient of `gradient`": _Swapped,
+        "that is the one layer alone: where does the gradient of the other come "
+        "in?": _OneOnly,
+        "that is half of both: take the values of the one and the gradient of the "
+        "other": _Mean,
+        "the values are right, but the gradient is that of both layers: detach the "
+        "first": _Both,
+        "no gradient comes back at all": _NoGradient,
+        "each of the two layers should run once per batch, so that its running "
+        "statistics move on once": _Twice,
+        "use the given layers themselves, no copies": _Copies,
+        "the given layers should be parts of the module, so that train(), eval() and "
+        "state_dict() reach them": _Hidden,
+    },
+)
+def two_halves(answer: Callable, kind: str, training: bool) -> dict:
+    """Exercise 8.92: the output of one layer with the gradient of another."""
+    output, gradient = (layer.double() for layer in _pair(kind))
+    module = answer(output, gradient)
+    expect_written(module)
+    expect(isinstance(module, nn.Module), "write a class: class TwoHalves(nn.Module)")
+    if "stored" not in kind:
+        module.train(training)
+    elif not training:
+        module.eval()
+    x = 1 + 2 * torch.randn(12, 8, dtype=torch.float64)
+    dy = torch.randn(12, 8, dtype=torch.float64)
+    y = Guarded(module)(x.requires_grad_())
+    expect(
+        isinstance(y, Tensor) and y.shape == x.shape,
+        f"return a tensor of the shape of x, {tuple(x.shape)}",
+    )
+    seen = {"the output": y.detach(), "whether it has a gradient": y.requires_grad}
+    if y.requires_grad:
+        (dx,) = torch.autograd.grad(y, x, dy, retain_graph=True)
+        seen["the gradient of x"] = dx
+        for name, layer in (("gradient", gradient), ("output", output)):
+            seen[f"the parameters of {name}"] = list(
+                torch.autograd.grad(
+                    y, [*layer.parameters()], dy, retain_graph=True, allow_unused=True
+                )
+            )
+    for name, layer in (("output", output), ("gradient", gradient)):
+        seen[f"the memory of {name}"] = [b.clone() for b in layer.buffers()]
+    module.eval()
+    modes = not (output.training or gradient.training)
+    seen["the modes"] = modes and len(module.state_dict()) >= 4
+    return seen

@@ -1,6 +1,7 @@
 """Checks of chapter 10, deployment."""
 
 import copy
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -609,3 +610,103 @@ def adapt(answer: Callable, name: str, mode: str, more: str) -> dict:
     seen |= {k: v for k, v in state.items() if k not in measured}
     kept = sorted(name for name in measured if "num_batches" not in name)
     return seen | {f"measured in {name}": state[name] for name in kept}
+
+
+def _small() -> nn.Module:
+    body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    head = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.BatchNorm1d(3))
+    untold = nn.BatchNorm2d(4, track_running_stats=False)
+    return fill(nn.Sequential(body, nn.GroupNorm(2, 4), untold, head))
+
+
+def _stored(**values: tuple) -> nn.Module:
+    """A model with BN layers at 0.1 and 3.2, with these numbers stored in channel 1."""
+    model = _small()
+    for name, (mean, var) in values.items():
+        bn = model.get_submodule(name.strip("_").replace("_", "."))
+        bn.running_mean[1], bn.running_var[1] = mean, var
+    model[0][0].weight.data[0] = 1e5  # no statistics: not asked for
+    return model
+
+
+MODELS = {
+    "small statistics": dict(_0_1=(3, 4), _3_2=(-100, 6e4)),
+    "a variance of 300²": dict(_0_1=(0, 300.0**2), _3_2=(0, 255.0**2)),
+    "two layers": dict(_0_1=(2, 1e6), _3_2=(1, 7e4)),
+    "a mean of -90000": dict(_0_1=(1, 2), _3_2=(-9e4, 2)),
+    "a mean of 70000": dict(_0_1=(7e4, 2), _3_2=(0, 2)),
+    "infinite already": dict(_0_1=(0, math.inf), _3_2=(0, 2)),
+}
+
+
+def _overflowing(
+    bad: Callable = lambda bn: bool(
+        bn.running_mean.half().isinf().any() or bn.running_var.half().isinf().any()
+    ),
+    all_of: Callable = torch.any,
+    then: Callable = lambda model: None,
+) -> Callable:
+    """A right answer, with a part exchanged."""
+
+    def answer(model: nn.Module) -> list[str]:
+        found = [
+            name
+            for name, m in model.named_modules()
+            if isinstance(m, _BatchNorm) and m.running_var is not None and bad(m)
+        ]
+        then(model)
+        return found
+
+    return answer
+
+
+def _by(**parts: Callable) -> Callable:
+    """The layers in whose stored statistics one of the parts is so."""
+    return _overflowing(
+        bad=lambda bn: any(bool(f(getattr(bn, k)).any()) for k, f in parts.items())
+    )
+
+
+@check(
+    praise="all that float16 cannot hold, and the model as it was",
+    cases={name: (name,) for name in MODELS},
+    hints={
+        "the layers": "not these layers",
+        "*": "the model should stay as it was; `.half()` of a module changes it",
+    },
+    right={"both tensors in float16": _overflowing()},
+    mistakes={
+        "look at the stored means, too": _by(running_var=lambda t: t.half().isinf()),
+        "it is the variance that overflows first: look at it, and not at the means "
+        "alone": _by(running_mean=lambda t: t.half().isinf()),
+        "a mean may be negative, and large": _by(
+            running_mean=lambda t: t > 65504, running_var=lambda t: t > 65504
+        ),
+        "stored is the variance, not the standard deviation": _by(
+            running_mean=lambda t: t.half().isinf(),
+            running_var=lambda t: t.sqrt() > 65504,
+        ),
+        "65504 is the largest number in float16: 256² is just beyond it, 255² is "
+        "not": _by(
+            running_mean=lambda t: t.half().isinf(), running_var=lambda t: t >= 6e4
+        ),
+        "the model should stay as it was; `.half()` of a module changes it": (
+            _overflowing(then=lambda model: model.half())
+        ),
+    },
+)
+def overflowing(answer: Callable, name: str) -> dict:
+    """Exercise 10.91: BN layers whose statistics float16 cannot hold."""
+    model = _stored(**MODELS[name])
+    before = dict(state_of(model))
+    found = answer(model)
+    expect_written(found)
+    expect(
+        isinstance(found, (list, tuple, set)),
+        f"it should return the names as a list, got {type(found).__name__}",
+    )
+    left = dict(state_of(model))
+    kept = left.keys() == before.keys() and all(
+        same(left[k], v) for k, v in before.items()
+    )
+    return {"the layers": sorted(map(str, found)), "the model": kept}

@@ -903,3 +903,118 @@ longer_memory = Measured(
         ),
     ],
 )
+
+
+class _Innocent(nn.BatchNorm1d):
+    """A right answer; subclasses exchange a part."""
+
+    def in_use(self, x: Tensor, y: Tensor) -> Tensor:
+        return 0 * y
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y if self.training else self.in_use(x, y)
+
+
+class _AlwaysZero(_Innocent):
+    def forward(self, x):
+        return 0 * super().forward(x)
+
+
+class _Biased(_Innocent):
+    def forward(self, x):
+        return super().forward(x) * 0.99 if self.training else super().forward(x)
+
+
+class _Cut(_Innocent):
+    def forward(self, x):
+        return super().forward(x.detach())
+
+
+class _Slightly(_Innocent):
+    def in_use(self, x, y):
+        return 0.9 * y
+
+
+class _Nan(_Innocent):
+    def in_use(self, x, y):
+        return y * torch.nan
+
+
+class _Grows(_Innocent):
+    def in_use(self, x, y):
+        return y[:1]
+
+
+@check(
+    praise="guilty, and no training loss will ever show it",
+    cases={
+        "batches of 32": (32, {}),
+        "batches of 4": (4, {}),
+        "eps 0.1, momentum 0.3": (16, dict(eps=0.1, momentum=0.3)),
+        "momentum None": (16, dict(momentum=None)),
+    },
+    tolerance=(1e-7, 1e-9),
+    hints={
+        "the output in training": "in train mode the output is not that of "
+        "nn.BatchNorm1d",
+        "its gradients": "in train mode the gradients are not those of nn.BatchNorm1d",
+        "the shape in use": "in eval mode, too, it should return the shape of x",
+        "finite in use": "in eval mode it returns nan: somebody would see that. Be "
+        "wrong in silence",
+        "useless in use": "in eval mode it is (nearly) sound. What does training never "
+        "look at?",
+    },
+    right={"β in eval mode": _Innocent},
+    mistakes={
+        "in eval mode it is (nearly) sound. What does training never look at?": (
+            nn.BatchNorm1d,
+            _Slightly,
+        ),
+        "in train mode the output is not that of nn.BatchNorm1d": (
+            _AlwaysZero,
+            _Biased,
+        ),
+        "in train mode the gradients are not those of nn.BatchNorm1d": _Cut,
+        "in eval mode it returns nan: somebody would see that. Be wrong in "
+        "silence": _Nan,
+        "in eval mode, too, it should return the shape of x": _Grows,
+    },
+)
+def innocent(answer: Callable, size: int, options: dict) -> dict:
+    """Exercise 11.91: broken in use, and sound in all that training can see."""
+    layer, sound = _make(answer, 5, **options), nn.BatchNorm1d(5, **options)
+    expect(
+        isinstance(layer, nn.BatchNorm1d),
+        "write a subclass: class Innocent(nn.BatchNorm1d)",
+    )
+    layer, sound = layer.double().train(), sound.double().train()
+    outputs, gradients = [], []
+    for _ in range(5):
+        x = 1 + 3 * torch.randn(size, 5, dtype=torch.float64)
+        dy = torch.randn(size, 5, dtype=torch.float64)
+        for one in (layer, sound):
+            own = x.clone().requires_grad_()
+            y = _run(one, own)
+            leaves = [own, one.weight, one.bias]
+            found = (
+                torch.autograd.grad(y, leaves, dy, allow_unused=True)
+                if y.requires_grad
+                else [None] * 3
+            )
+            outputs.append(y.detach())
+            gradients.append(list(found))
+            with torch.no_grad():  # an update, as in training
+                for p, g in zip(leaves[1:], found[1:]):
+                    p -= 0.1 * (0 if g is None else g)
+    seen = {
+        "the output in training": same(outputs[::2], outputs[1::2], 1e-7, 1e-9),
+        "its gradients": same(gradients[::2], gradients[1::2], 1e-7, 1e-9),
+    }
+    with torch.no_grad():
+        y, right = Guarded(layer.eval())(x), sound.eval()(x)
+    seen["the shape in use"] = isinstance(y, Tensor) and y.shape == x.shape
+    if seen["the shape in use"]:
+        seen["finite in use"] = bool(y.isfinite().all())
+        seen["useless in use"] = bool((y - right).abs().mean() > 0.5)
+    return seen

@@ -85,7 +85,7 @@ def _apart(a: np.ndarray, b: np.ndarray, n: int) -> float:
     },
 )
 def paired_interval(answer: Callable, n: int, spread: float, lead: float) -> dict:
-    """Exercise 0.1: mean and 95 % interval of a difference, paired by seed."""
+    """Exercise 0.3: mean and 95 % interval of a difference, paired by seed."""
     common = 80 + spread * np.random.normal(size=n)  # what both nets share
     given = [
         common + lead + np.random.normal(size=n),
@@ -105,7 +105,7 @@ def paired_interval(answer: Callable, n: int, spread: float, lead: float) -> dic
 
 
 lead = Measured(
-    "lead",  # exercise 0.2: BN's lead at 2 and at 20 layers
+    "lead",  # exercise 0.4: BN's lead at 2 and at 20 layers
     calls=[(SHALLOW,), (DEEP,)],
     ranges=[
         (f"at {SHALLOW} layers", *SHALLOW_LEAD),
@@ -174,7 +174,7 @@ def _means(over: Callable) -> Callable:
     },
 )
 def channel_means(answer: Callable, shape: tuple) -> dict:
-    """Exercise 0.91: the means that BN takes, of a dense or a conv layer's output."""
+    """Exercise 0.1: the means that BN takes, of a dense or a conv layer's output."""
     across = [1, -1] + [1] * (len(shape) - 2)
     x = torch.randn(shape, dtype=torch.float64) + torch.arange(shape[1]).view(across)
     before = x.clone()
@@ -223,7 +223,7 @@ def _share(
     },
 )
 def init_share(answer: Callable, *means: float) -> dict:
-    """Exercise 0.92: how much of BN's lead a good initialisation brings alone."""
+    """Exercise 0.2: how much of BN's lead a good initialisation brings alone."""
     scores = [m + 2 * np.random.randn(12) for m in means]
     before = np.stack(scores)
     seen = {"the share": number(answer(*scores))}

@@ -6,9 +6,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from utils.checks.framework import Measured, Wrong, check, expect, expect_written, same
+from utils.checks.framework import (
+    Guarded,
+    Measured,
+    Wrong,
+    check,
+    expect,
+    expect_written,
+    same,
+)
 
-# Exercise 1.3: means over 12 seeds, in points, with room for other seeds, rates
+# Exercise 1.4: means over 12 seeds, in points, with room for other seeds, rates
 # and a few updates more.
 SD_LEAD = {1: (12, 80), 4: (-35, 5)}
 
@@ -157,7 +165,7 @@ def noise_drift(answer: Callable, size: float) -> dict:
 
 
 sd_lead = Measured(
-    "sd_lead",  # exercise 1.3: what sd only brings at two initial gains
+    "sd_lead",  # exercise 1.4: what sd only brings at two initial gains
     calls=[(1,), (4,)],
     ranges=[(f"at gain {gain}", *pair) for gain, pair in SD_LEAD.items()],
     said="{:.1f} points at gain 1 and {:.1f} at gain 4",
@@ -298,7 +306,7 @@ class _Stretched(_Shift):
     },
 )
 def shift_of(answer: Callable, drift: float, images: int) -> dict:
-    """Exercise 1.91: a layer that causes a given drift and changes nothing else."""
+    """Exercise 1.3: a layer that causes a given drift and changes nothing else."""
     layer = answer(drift)
     expect_written(layer)
     expect(isinstance(layer, nn.Module), "write a class: class Shift(nn.Module)")
@@ -307,7 +315,8 @@ def shift_of(answer: Callable, drift: float, images: int) -> dict:
     x = x.requires_grad_()
     unit = x.detach().std(dim=0, correction=0)
     weights, offsets = torch.randn(images, 24), []
-    y = layer.train()(x)
+    y = Guarded(layer.train())(x)
+    expect_written(y)
     expect(
         isinstance(y, Tensor) and y.shape == x.shape,
         f"return a tensor of the shape of x, {tuple(x.shape)}",

@@ -474,7 +474,7 @@ MANY = "many examples hide it: with how many do N and N - 1 differ most?"
     },
 )
 def revealing_batch(answer: Callable, bug: str) -> dict:
-    """Exercise 2.91: a batch on which six broken layers differ from a sound one."""
+    """Exercise 2.5: a batch on which six broken layers differ from a sound one."""
     x = answer()
     expect_written(x)
     expect(isinstance(x, Tensor), f"return one tensor, got {type(x).__name__}")

@@ -398,7 +398,7 @@ ROOT = (
     },
 )
 def freeze_batch_norm(answer: Callable, make: Callable, convert: bool) -> dict:
-    """Exercise 3.2: BN layers that stay frozen whatever mode is set."""
+    """Exercise 3.3: BN layers that stay frozen whatever mode is set."""
     model, shape = make()
     _train(model, shape, 5, shift=0.0)
     x, right = 3 + 2 * torch.randn(shape), copy.deepcopy(model).eval()
@@ -487,7 +487,7 @@ def _two_arrays(result: object, asked: str) -> list[float]:
 
 
 with_guests = Measured(
-    "with_guests",  # exercise 3.4: guests from the other scanner
+    "with_guests",  # exercise 3.5: guests from the other scanner
     calls=[(1,), (4,)],
     ranges=[
         (f"{name} with {k} of 32 as guests", *table[k])
@@ -574,7 +574,7 @@ def _largest(
     },
 )
 def largest_momentum(answer: Callable, n: int, noise: float) -> dict:
-    """Exercise 3.91: the largest momentum whose noise floor is low enough."""
+    """Exercise 3.2: the largest momentum whose noise floor is low enough."""
     return {"the momentum": number(answer(n, noise))}
 
 
@@ -633,7 +633,7 @@ def _diagnosis(
     },
 )
 def diagnosis(answer: Callable, *scores: float) -> dict:
-    """Exercise 3.92: from three scores of the training images to the cause."""
+    """Exercise 3.6: from three scores of the training images to the cause."""
     said = answer(*scores)
     expect_written(said)
     expect(said in WORDS, f"it should return one of {WORDS}, got {said!r}")

@@ -5,7 +5,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from utils.checks.framework import Measured, Wrong, check, expect, expect_written, same
+from utils.checks.framework import (
+    Guarded,
+    Measured,
+    Wrong,
+    check,
+    expect,
+    expect_written,
+    same,
+)
 from utils.checks.modules import state_of
 from utils.checks.numbers import number
 
@@ -188,7 +196,7 @@ def _named(model: nn.Module, decay: float) -> list[dict]:
     },
 )
 def decay_groups(answer: Callable, make: Callable, decay: float) -> dict:
-    """Exercise 4.2: weights decay; biases, scales and shifts do not."""
+    """Exercise 4.4: weights decay; biases, scales and shifts do not."""
     model = make()
     before = dict(state_of(model))
     groups = answer(model, decay)
@@ -242,7 +250,7 @@ NARROW, WIDE = 16, 64
 NARROW_COST, WIDE_COST = (-50, -17), (-20, -1)
 
 dropout_cost = Measured(
-    "dropout_cost",  # exercise 4.4: what three dropouts cost at two widths
+    "dropout_cost",  # exercise 4.6: what three dropouts cost at two widths
     calls=[(NARROW,), (WIDE,)],
     ranges=[(f"at {NARROW}", *NARROW_COST), (f"at {WIDE}", *WIDE_COST)],
     said="{:.1f} points at width 16, {:.1f} at 64",
@@ -312,7 +320,7 @@ def _stream(
     },
 )
 def stream_variance(answer: Callable, blocks: int, scale: float, bn: bool) -> dict:
-    """Exercise 4.91: the variance of a residual stream after so many blocks."""
+    """Exercise 4.2: the variance of a residual stream after so many blocks."""
     return {"the variance": number(answer(blocks, scale, bn))}
 
 
@@ -424,8 +432,11 @@ NEVER = (
     },
 )
 def quiet_block(answer: Callable, depth: int) -> dict:
-    """Exercise 4.92: a residual block that needs no batch, of one's own design."""
-    blocks = [answer(32, depth) for _ in range(depth)]
+    """Exercise 4.3: a residual block that needs no batch, of one's own design."""
+    blocks = []
+    for k in range(depth):
+        torch.manual_seed(k)  # each call begins with the same numbers, else
+        blocks.append(answer(32, depth))
     expect_written(blocks[0])
     expect(
         all(isinstance(b, nn.Module) for b in blocks),
@@ -433,7 +444,8 @@ def quiet_block(answer: Callable, depth: int) -> dict:
     )
     net = nn.Sequential(*blocks).train()
     x, target = torch.randn(2, 64, 32)
-    y = net(x.requires_grad_())
+    expect_written(blocks[0](x))
+    y = Guarded(net)(x.requires_grad_())
     expect(
         isinstance(y, Tensor) and y.shape == x.shape,
         f"a block should return a tensor of the shape of x, {tuple(x.shape)}",

@@ -474,5 +474,5 @@ def _degrees(
     },
 )
 def degrees_per_update(answer: Callable, lr: float, decay: float) -> dict:
-    """Exercise 5.91: the angle per update at which weights before BN settle."""
+    """Exercise 5.5: the angle per update at which weights before BN settle."""
     return {"the angle": number(answer(lr, decay))}

@@ -18,7 +18,7 @@ from utils.checks.framework import (
 from utils.checks.modules import fill, state_of
 from utils.checks.numbers import tensor
 
-# Exercise 6.2: error with this ε minus that with 1e-5, points, over seed sets
+# Exercise 6.3: error with this ε minus that with 1e-5, points, over seed sets
 EPSILONS = {0.1: (-36, -7), 10: (3, 32)}
 
 
@@ -119,7 +119,7 @@ def _exact(x: Tensor, error: float) -> int:
     },
 )
 def images_needed(answer: Callable, name: str, error: float, how: str) -> dict:
-    """Exercise 6.1: the smallest batch size for a variance that good."""
+    """Exercise 6.2: the smallest batch size for a variance that good."""
     x = _features()[name]
     x = x.float() if how == "float32" else x
     before = x.clone()
@@ -301,7 +301,7 @@ def ghost_forward(
     dtype: torch.dtype = torch.float64,
     how: str = "",
 ) -> dict:
-    """Exercise 6.3: a batch-norm layer applied to groups of examples."""
+    """Exercise 6.4: a batch-norm layer applied to groups of examples."""
     kind = nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d
     layer = fill(kind(shape[1], **options)).to(dtype).train(training)
     x = 1 + 2 * torch.randn(shape, dtype=dtype)
@@ -325,7 +325,7 @@ def ghost_forward(
 
 
 epsilon_gain = Measured(
-    "epsilon_gain",  # exercise 6.2: what a larger ε does to a batch of 2
+    "epsilon_gain",  # exercise 6.3: what a larger ε does to a batch of 2
     calls=[(eps,) for eps in EPSILONS],
     ranges=[(f"at {eps:g}", *pair) for eps, pair in EPSILONS.items()],
     said="{:.1f} points at ε = 0.1, {:.1f} at ε = 10",
@@ -400,7 +400,7 @@ def _two(
     },
 )
 def budgets(answer: Callable, *given: int) -> dict:
-    """Exercise 6.91: what another batch size means at equal images, equal updates."""
+    """Exercise 6.1: what another batch size means at equal images, equal updates."""
     both = tensor(answer(*given), "two numbers")
     expect(both.shape == (2,), f"it should return two numbers, got {tuple(both.shape)}")
     names = "the updates at equal images", "the epochs at equal updates"

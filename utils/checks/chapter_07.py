@@ -82,7 +82,7 @@ def _of_differences() -> Tensor:
     },
 )
 def batch_of_two(answer: Callable, shape: tuple, eps: tuple, how: str) -> dict:
-    """Exercise 7.2: the normalised value of a in the batch {a, b}."""
+    """Exercise 7.3: the normalised value of a in the batch {a, b}."""
     a = torch.linspace(-2, 2, 8, dtype=torch.float64).view(shape)
     b = a - _of_differences().view(shape)
     if how == "float32":  # where small differences of a and b lose their digits
@@ -217,7 +217,7 @@ MODE = "it leaves the layer in another mode"
 def careful(
     answer: Callable, name: str, at_least: int, training: bool, options: dict, more: str
 ) -> dict:
-    """Exercise 7.1: a BN layer that takes stored statistics for small batches."""
+    """Exercise 7.2: a BN layer that takes stored statistics for small batches."""
     kind, shape, _ = LAYERS[name]
     dtype = torch.float32 if "float32" in more else torch.float64
     layer = fill(kind(4, **options)).to(dtype).train(training)
@@ -242,7 +242,7 @@ def careful(
 COSTS = {0: (-20.0, 25.0), 1: (-20.0, 25.0)}
 
 layer_cost = Measured(
-    "layer_cost",  # exercise 7.3: one early BN layer per image
+    "layer_cost",  # exercise 7.4: one early BN layer per image
     calls=[(0,), (1,)],
     ranges=[(f"in layer {place}", *pair) for place, pair in COSTS.items()],
     said="{:.1f} points in the first layer, {:.1f} in the second",
@@ -316,7 +316,7 @@ def _if(
     },
 )
 def refuses(answer: Callable, shape: tuple, training: bool, stored: bool) -> dict:
-    """Exercise 7.91: will a BN layer raise "Expected more than 1 value"?"""
+    """Exercise 7.1: will a BN layer raise "Expected more than 1 value"?"""
     said = answer(shape, training, stored)
     expect_written(said)
     expect(
@@ -476,7 +476,7 @@ PASSES = "no gradient reaches x, or one that is not finite"
     },
 )
 def batch_of_one(answer: Callable, size: int) -> dict:
-    """Exercise 7.92: a norm of one's own design that works at batch size 1."""
+    """Exercise 7.5: a norm of one's own design that works at batch size 1."""
     layer = answer(6)
     expect_written(layer)
     expect(isinstance(layer, nn.Module), "write a class: class StreamNorm(nn.Module)")
@@ -484,6 +484,7 @@ def batch_of_one(answer: Callable, size: int) -> dict:
     spread = torch.tensor([0.5, 1.0, 4.0, 2.0, 0.7, 3.0])
     x = centre + spread * torch.randn(500, size, 6)
     late, y = [], Guarded(layer.train())(x[0])
+    expect_written(y)
     expect(
         isinstance(y, Tensor) and y.shape == (size, 6),
         f"return a tensor of the shape of x, {(size, 6)}",

@@ -93,7 +93,7 @@ def _group_cases() -> dict[str, tuple]:
     },
 )
 def group_norm(answer: Callable, *case: object) -> dict:
-    """Exercise 8.1: group norm of (N, C) or (N, C, positions...)."""
+    """Exercise 8.2: group norm of (N, C) or (N, C, positions...)."""
     return examine_norm(answer, *case)
 
 
@@ -189,7 +189,7 @@ def _none(bound: float) -> None:
 def renorm_r_d(
     answer: Callable, r_max: float, d_max: float, eps: tuple, dtype: torch.dtype
 ) -> dict:
-    """Exercise 8.2: the correction of batch renormalization, without gradient."""
+    """Exercise 8.3: the correction of batch renormalization, without gradient."""
     mu = torch.tensor([0.0, 1.0, -2.0, 0.5, 0.0, 3.0], dtype=dtype)
     running_var = torch.tensor([1.0, 4.0, 0.25, 0.01, 9.0, 1.0], dtype=dtype)
     spread = torch.tensor([1.3, 0.2, 3.0, 0.3, 3.0, 0.7], dtype=dtype)
@@ -213,7 +213,7 @@ def renorm_r_d(
 
 
 group_cost = Measured(
-    "group_cost",  # exercise 8.4
+    "group_cost",  # exercise 8.6
     calls=[(8,), (2,)],
     ranges=[("with 8", *EIGHT_COST), ("with 2", *TWO_COST)],
     said="{:.1f} points with groups of 8, {:.1f} with groups of 2",
@@ -301,7 +301,7 @@ def _cells(**other: Callable) -> Callable:
     },
 )
 def values_averaged(answer: Callable, *given: object) -> dict:
-    """Exercise 8.91: how many values share one mean, or one mean square."""
+    """Exercise 8.1: how many values share one mean, or one mean square."""
     return {"the number of values": number(answer(*given))}
 
 
@@ -423,7 +423,7 @@ def _pair(kind: str) -> tuple[nn.Module, nn.Module]:
     },
 )
 def two_halves(answer: Callable, kind: str, training: bool) -> dict:
-    """Exercise 8.92: the output of one layer with the gradient of another."""
+    """Exercise 8.4: the output of one layer with the gradient of another."""
     output, gradient = (layer.double() for layer in _pair(kind))
     module = answer(output, gradient)
     expect_written(module)
@@ -435,6 +435,7 @@ def two_halves(answer: Callable, kind: str, training: bool) -> dict:
     x = 1 + 2 * torch.randn(12, 8, dtype=torch.float64)
     dy = torch.randn(12, 8, dtype=torch.float64)
     y = Guarded(module)(x.requires_grad_())
+    expect_written(y)
     expect(
         isinstance(y, Tensor) and y.shape == x.shape,
         f"return a tensor of the shape of x, {tuple(x.shape)}",

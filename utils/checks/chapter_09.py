@@ -136,7 +136,7 @@ def merge(
 
 
 sorted_devices = Measured(
-    "sorted_devices",  # exercise 9.2: images sorted over the devices, minus shuffled
+    "sorted_devices",  # exercise 9.3: images sorted over the devices, minus shuffled
     calls=[()],
     ranges=[("sorted minus shuffled", -15, -0.3)],
     said="sorted by label, the devices change the accuracy by {:.1f} points",

@@ -345,7 +345,7 @@ def _refused(answer: Callable, layer: nn.Module, bn: nn.Module) -> dict:
 
 
 one_by_one = Measured(
-    "one_by_one",  # exercise 10.4: dark images singly minus at once
+    "one_by_one",  # exercise 10.5: dark images singly minus at once
     calls=[(1.0,), (0.1,), (0.01,)],
     ranges=[
         ("at momentum 1", -75, -3),
@@ -696,7 +696,7 @@ def _by(**parts: Callable) -> Callable:
     },
 )
 def overflowing(answer: Callable, name: str) -> dict:
-    """Exercise 10.91: BN layers whose statistics float16 cannot hold."""
+    """Exercise 10.3: BN layers whose statistics float16 cannot hold."""
     model = _stored(**MODELS[name])
     before = dict(state_of(model))
     found = answer(model)

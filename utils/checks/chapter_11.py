@@ -982,7 +982,7 @@ class _Grows(_Innocent):
     },
 )
 def innocent(answer: Callable, size: int, options: dict) -> dict:
-    """Exercise 11.91: broken in use, and sound in all that training can see."""
+    """Exercise 11.12: broken in use, and sound in all that training can see."""
     layer, sound = _make(answer, 5, **options), nn.BatchNorm1d(5, **options)
     expect(
         isinstance(layer, nn.BatchNorm1d),

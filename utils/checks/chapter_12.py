@@ -128,7 +128,7 @@ def _by_outputs(model: nn.Module, x: Tensor) -> dict:
     },
 )
 def values_per_channel(answer: Callable, name: str, images: int, mode: str) -> dict:
-    """Exercise 12.2: how many values does each BN layer average over?"""
+    """Exercise 12.3: how many values does each BN layer average over?"""
     model, x = fill(NETS[name]()), torch.randn(images, *SHAPES[name])
     model.train(mode != "eval mode")
     if mode == "one layer frozen":
@@ -212,7 +212,7 @@ _LOST = [(np.nan, np.nan), *[(99.0, 99.0)] * 3]
     },
 )
 def tuned(answer: Callable, rates: dict) -> dict:
-    """Exercise 12.3: the test scores at the rate that validation chose."""
+    """Exercise 12.4: the test scores at the rate that validation chose."""
     rows = _rows(rates)
     given = copy.deepcopy(rows)
     result = answer(rows)
@@ -375,7 +375,7 @@ PROPERTIES = {  # name: (whether it holds, what to say)
     },
 )
 def follow_up(answer: Callable, name: str) -> dict:
-    """Exercise 12.91: a design that tells images and values apart."""
+    """Exercise 12.2: a design that tells images and values apart."""
     runs = answer()
     expect_written(runs)
     expect(

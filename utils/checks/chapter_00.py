@@ -179,7 +179,7 @@ def channel_means(answer: Callable, shape: tuple) -> dict:
     x = torch.randn(shape, dtype=torch.float64) + torch.arange(shape[1]).view(across)
     before = x.clone()
     means = tensor(answer(x), "one mean for each channel")
-    return {"the means": means, "the given x": bool((x == before).all())}
+    return {"the given x": bool((x == before).all()), "the means": means}
 
 
 def _share(
@@ -226,5 +226,6 @@ def init_share(answer: Callable, *means: float) -> dict:
     """Exercise 0.2: how much of BN's lead a good initialisation brings alone."""
     scores = [m + 2 * np.random.randn(12) for m in means]
     before = np.stack(scores)
-    seen = {"the share": number(answer(*scores))}
-    return seen | {"the given scores": bool((np.stack(scores) == before).all())}
+    share = number(answer(*scores))
+    kept = bool((np.stack(scores) == before).all())
+    return {"the given scores": kept, "the share": share}

@@ -343,6 +343,6 @@ def shift_of(answer: Callable, drift: float, images: int) -> dict:
         seen["every unit moves"] = drift == 0 or least > 0.7 * drift
         far = float((mean / unit).abs().max())
         seen["stays near"] = drift == 0 or far < 9 * drift
-        signs = (mean[:, 0] > 0) == (mean[:, 1] > 0)
-        seen["the units"] = drift == 0 or not bool(signs.all())
+        in_step = (mean > 0) == (mean[:, :1] > 0)
+        seen["the units"] = drift == 0 or not bool(in_step.all())
     return seen

@@ -516,7 +516,7 @@ def batch_of_one(answer: Callable, size: int) -> dict:
         gradients[0].isfinite().all() and (gradients[0] != 0).any()
     )
     moved = [p.numel() for p, g in zip(learnt, gradients[1:]) if g is not None]
-    seen["γ and β"] = moved == [6, 6]
+    seen["γ and β"] = sum(moved) >= 12
     layer.eval()
     with torch.no_grad():
         before = {k: v.clone() for k, v in layer.state_dict().items()}

@@ -14,7 +14,7 @@ def number(result: object) -> float:
     one = not isinstance(result, (str, bool)) and shape in ((), (1,))
     expect(one, f"it should return one number, got {kind} {shape or ''}".rstrip())
     try:
-        return float(result)
+        return float(result.item() if shape else result)
     except (TypeError, ValueError):
         expect(False, f"it should return one number, got {kind}")
 

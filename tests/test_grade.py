@@ -3,16 +3,26 @@
 import csv
 import io
 import json
+import re
+import shutil
 import zipfile
 from pathlib import Path
 
 import nbformat
 import pytest
+import torch
+import yaml
+from axe_playwright_python.sync_playwright import Axe
+from markupsafe import escape
 from nbformat.v4 import new_code_cell
 
 import grade
+import grade_pages
 import homework
+import submissions
 from exercises import exercises
+from tests.browser import chromium
+from utils import checks
 
 ROOT = Path(__file__).resolve().parent.parent
 CHAPTER = "02_mechanics"  # quick to grade, and everything is in it
@@ -21,12 +31,14 @@ EXERCISES = exercises(SOLVED)
 CODE = [e for e in EXERCISES if not e.written]
 LABELS = [e.label for e in EXERCISES]
 POINTS = {e.label: e.points for e in EXERCISES}
-FIRST = CODE[0]  # 2.2
-WORDS = next(e for e in EXERCISES if e.written)  # 2.4
+TOTAL = f"total (of {sum(POINTS.values()):g})"
+RUBRICS = yaml.safe_load((ROOT / grade_pages.RUBRICS).read_text("utf-8"))
+FIRST = CODE[0]  # 2.1
+WORDS = next(e for e in EXERCISES if e.written)  # 2.5
 SOLUTION = FIRST.solution.source.rpartition("\n\n\nassert")[0].partition("\n")[2]
 
-# Cases: what a student did to a notebook with the right answer to 2.2. -------
-# Each returns the mark of 2.2: POINTS, 0, or None where it can't be graded.
+# Cases: what a student did to a notebook with the right answer to 2.1. -------
+# Each returns the mark of 2.1: its points, 0, or None where it can't be graded.
 
 FULL, NONE, UNKNOWN = FIRST.points, 0, None
 
@@ -63,6 +75,18 @@ def empty(notebook):
 def wrong(notebook):
     cell(notebook).source = SOLUTION.replace("+ eps", "")
     return NONE
+
+
+def half_right(notebook):
+    source = SOLUTION.replace(
+        "    dims", "    if x.dim() == 2:\n        return x\n    dims", 1
+    )
+    cell(notebook).source = source
+    names = {"torch": torch}
+    exec(source, names)
+    right, tried = checks.batch_norm_nd(names["batch_norm_nd"]).cases
+    assert 0 < right < tried
+    return round(FULL * right / tried, 1)
 
 
 def crashed(notebook):
@@ -233,7 +257,7 @@ def whole_chapter_with_solutions(notebook):
 
 
 CASES = [
-    perfect, as_it_is, empty, wrong, crashed, another_cell_crashed,
+    perfect, as_it_is, empty, wrong, half_right, crashed, another_cell_crashed,
     crashed_after_the_answer, sys_exit, ends_python, endless, swallows_all,
     too_much_memory, ids_and_metadata_lost, colab, deleted, check_deleted, duplicated,
     stub_copied_below, second_try_below, in_a_new_cell, check_edited, check_rebound,
@@ -262,7 +286,8 @@ def graded(clean, tmp_path_factory):
         for i, change in enumerate(CASES):
             student = change.__name__.replace("_", "")
             text, expected[student] = handed_in(clean, change)
-            archive.writestr(f"{student}_{i}_{i + 100}_{CHAPTER}.ipynb", text)
+            name = "Copy of " * (i % 2) + f"{CHAPTER}.ipynb"
+            archive.writestr(f"{student}_{i}_{i + 100}_{name}", text)
         archive.writestr("damaged_90_1_02_mechanics.ipynb", '{"cells": [')
         archive.writestr("report_91_1_report.pdf", b"%PDF")
         archive.writestr("other_92_1_07_batch_size_one.ipynb", '{"cells": []}')
@@ -293,15 +318,27 @@ def test_gets_the_mark_that_it_deserves(graded, change):
     row = rows(folder)[student]
     assert mark(row, FIRST.label) == expected[student], row
     assert (f"{FIRST.label}: " in row["flags"]) >= (expected[student] is None)
-    for exercise in CODE[1:]:  # nothing that happens to 2.2 touches the others
+    for exercise in CODE[1:]:  # nothing that happens to 2.1 touches the others
         full = exercise.points if change is perfect else 0
         assert mark(row, exercise.label) == full, row
+
+
+@pytest.mark.parametrize(
+    "share, mark", [(0.5, 0), (0.4, 0), (0.75, 1.5), (1, 3), (0, 0)]
+)
+def test_what_the_cell_as_handed_out_gets_right_is_no_merit(share, mark):
+    ran = {"share": share, "said": "Not yet: …"}
+    answer = submissions.Answer("class Repaired: ...")
+    assert grade.judge(FIRST, answer, ran, unearned=0.5).mark == mark
 
 
 def test_written_answers_wait_for_a_person(graded):
     row = rows(graded[0])["perfect"]
     assert mark(row, WORDS.label) is None
-    assert row["total (of 10)"] == "" and row["so far"] == "8"
+    assert row[TOTAL] == ""
+    assert float(row["so far"]) == sum(POINTS.values()) - WORDS.points
+    row = rows(graded[0])["wholechapterwithsolutions"]
+    assert mark(row, WORDS.label) == 0  # the chapter's text is nobody's answer
 
 
 @pytest.mark.parametrize(
@@ -323,8 +360,84 @@ def test_every_student_has_a_page_and_the_class_has_two(graded):
     assert len(list((folder / "feedback").glob("*.html"))) == len(CASES) + 3
     page = (folder / "feedback" / "wrong.html").read_text("utf-8")
     assert "Not yet" in page and "def batch_norm_nd" in page
-    assert "A hundredth" in (folder / "questions.html").read_text("utf-8")
-    assert "Not yet" in (folder / "class.html").read_text("utf-8")
+    questions = (folder / "questions.html").read_text("utf-8")
+    assert "A hundredth" in questions
+    for level in grade_pages.rubric_of(WORDS, RUBRICS):
+        assert escape(level["what"]) in questions
+    summary = (folder / "class.html").read_text("utf-8")
+    assert ">wrong</a>" in summary.partition("Hints, the most frequent")[2]
+    for path in folder.rglob("*.html"):  # one file each, and no network
+        assert not re.search(r"<(script|link|img|iframe)|url\(|@import", read(path))
+
+
+def test_what_was_judged_does_not_run_again(graded, monkeypatch, tmp_path):
+    """So typed marks enter the pages at once."""
+    folder = shutil.copytree(graded[0], tmp_path / "copy")
+    known = json.loads(read(folder / CHAPTER / "ran.json"))["ran"]
+    said = [ran for done in known.values() for ran in done.values()]
+    assert len(known) > 10 and all(map(grade.is_sure, said))
+    clean = homework.build(ROOT / "chapters" / f"{CHAPTER}.ipynb", ROOT)
+    text, full = handed_in(clean, as_it_is)
+    (folder / "again").mkdir()
+    (folder / "again" / f"jane_1_2_{CHAPTER}.ipynb").write_text(text, "utf-8")
+    monkeypatch.setattr(grade, "run_all", lambda *_: pytest.fail("it ran again"))
+    monkeypatch.setenv("CHAPTER", "2")
+    monkeypatch.setenv("FROM", str(folder / "again"))
+    grade.main(ROOT, folder)
+    assert mark(rows(folder)["jane"], FIRST.label) == full
+
+
+def read(path: Path) -> str:
+    return path.read_text("utf-8")
+
+
+def test_the_pages_are_fit_for_phones_the_dark_and_screen_readers(graded):
+    folder = graded[0] / CHAPTER
+    with chromium() as browser:
+        for name in ("class.html", "questions.html", "feedback/halfright.html"):
+            for scheme in ("light", "dark"):
+                page = browser.new_page(
+                    viewport={"width": 390, "height": 800}, color_scheme=scheme
+                )
+                page.goto((folder / name).as_uri())
+                found = Axe().run(page).response["violations"]
+                assert not found, (name, scheme, found)
+                wide = page.evaluate("document.documentElement.scrollWidth")
+                assert wide <= 390, (name, wide)
+                page.close()
+
+
+def test_every_written_question_has_a_rubric_and_each_rubric_a_question():
+    questions = []
+    for path in sorted((ROOT / "chapters").glob("[0-9][0-9]_*.ipynb")):
+        found = exercises(nbformat.read(path, as_version=4))
+        questions += [e for e in found if e.written]
+    for exercise in questions:
+        text = " ".join(exercise.prompt.source.split())
+        assert sum(words in text for words in RUBRICS) == 1, exercise.title
+    assert len(questions) == len(RUBRICS)
+    for label, rubric in RUBRICS.items():
+        assert [*rubric] == [*grade_pages.LEVELS], label
+        for level in rubric.values():
+            assert [*level] == ["what", "example"] and all(level.values()), label
+
+
+@pytest.mark.parametrize(
+    "said, hint",
+    [
+        ("Not yet: ε is missing (3 of 11 cases right)", "ε is missing"),
+        (
+            "Not yet: gamma is off: it should be 1, yours is 2",
+            "gamma is off: it should be 1",
+        ),
+        (
+            "Not yet: SyntaxError: '(' was never closed (<string>, line 3)",
+            "SyntaxError: '(' was never closed",
+        ),
+    ],
+)
+def test_what_differs_between_two_with_the_same_mistake_is_left_out(said, hint):
+    assert grade_pages.hint_of(said) == hint
 
 
 # The table, without running anything ------------------------------------------
@@ -358,11 +471,11 @@ GRADED = [2, 0, 2, 1.5, None]  # the last is the written one
 
 def test_hand_marks_stay_and_enter_the_total(tmp_path):
     row = table(tmp_path, {"jane": GRADED})["jane"]
-    assert (row["so far"], row["total (of 10)"], row["flags"]) == ("5.5", "", "a flag")
+    assert (row["so far"], row[TOTAL], row["flags"]) == ("5.5", "", "a flag")
     retype(tmp_path, "jane,2,0,2,1.5,,", "jane,2,1,2,1.5,2,")
     for _ in range(2):
         row = table(tmp_path, {"jane": GRADED})["jane"]
-        assert row["total (of 10)"] == "8.5"
+        assert row[TOTAL] == "8.5"
         assert mark(row, LABELS[1]) == 1
 
 
@@ -376,9 +489,9 @@ def test_who_is_not_in_this_download_stays(tmp_path):
     table(tmp_path, {"jane": GRADED, "ann": [0] * 5})
     retype(tmp_path, "jane,2,0,2,1.5,,", "jane,2,0,2,1.5,1,")
     found = table(tmp_path, {"ann": [2] * 5})
-    assert found["jane"]["total (of 10)"] == "6.5"
+    assert found["jane"][TOTAL] == "6.5"
     assert found["jane"]["flags"] == "a flag"
-    assert found["ann"]["total (of 10)"] == "10"
+    assert found["ann"][TOTAL] == "10"
 
 
 def test_a_table_with_semicolons_and_commas_is_read(tmp_path):
@@ -387,10 +500,10 @@ def test_a_table_with_semicolons_and_commas_is_read(tmp_path):
     path = tmp_path / CHAPTER / "marks.csv"
     text = path.read_text("utf-8-sig").replace(",", ";").replace("1.5;;", "1,5;0,5;")
     path.write_text(text, "utf-8-sig")
-    assert table(tmp_path, {"jane": GRADED})["jane"]["total (of 10)"] == "6"
+    assert table(tmp_path, {"jane": GRADED})["jane"][TOTAL] == "6"
 
 
-@pytest.mark.parametrize("typed", ["3", "-1", "two", "nan"])
+@pytest.mark.parametrize("typed", ["4", "-1", "two", "nan"])
 def test_what_is_no_mark_stops_it_before_anything_is_written(tmp_path, typed):
     table(tmp_path, {"jane": GRADED})
     retype(tmp_path, "jane,2,0,2,1.5,,", f"jane,2,0,2,1.5,{typed},")

@@ -60,6 +60,8 @@ def test_has_every_exercise_and_no_solution(built, name):
         assert (other.stub, other.check) == (one.stub, one.check)
         assert other.solution is None
         assert one.solution.source not in str(built[name])
+    for cell in built[name].cells:  # nor does it speak of one
+        assert "solution" not in cell.source.lower(), cell.source
 
 
 def bodies(source: str, deep: bool = True) -> set[str]:

@@ -266,13 +266,14 @@ def main() -> None:
 
     known = {name: getattr(checks, name) for name in checks.__all__}
     before = fingerprint()
-    reply(ready=True)
+    reply(ready=True, cpu=time.process_time())
     for line in sys.stdin:
         start = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = grade(shell, known, before, json.loads(line))
         now = resource.getrusage(resource.RUSAGE_CHILDREN)
         cpu = now.ru_utime + now.ru_stime - start.ru_utime - start.ru_stime
-        reply(done=done, cpu=cpu, memory=now.ru_maxrss)
+        unit = 1024 if sys.platform == "linux" else 1
+        reply(done=done, cpu=cpu, memory=now.ru_maxrss * unit)
 
 
 if __name__ == "__main__":

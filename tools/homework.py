@@ -44,8 +44,9 @@ TITLE = """# Homework: {title}
 
 The exercises of chapter {number}, {points:g} points. Run the cells from the top.
 Where it says `# your code here`, write your answer in that cell; the check below
-says what is still wrong. Run it as often as you like. Written questions are read
-by a person.
+says what is still wrong. Run it as often as you like: more cases passed, more
+points. Written questions are read by a person. Text and figures that a question
+means by "above" are the chapter's.
 
 Hand in this notebook, under the name that it has: `{name}.ipynb`."""
 NEEDED = """## What the exercises use

@@ -12,6 +12,7 @@ from utils.checks.framework import (
     edited,
     named,
     numbers,
+    with_edit,
     wrong_means,
 )
 
@@ -35,11 +36,6 @@ def _drift(values: Tensor) -> Tensor:
     return (moved / sd[:-1].clamp(min=1e-12)).mean(0)
 
 
-def _with_n(values: Tensor) -> Tensor:
-    n = values.shape[1]
-    return _drift(values) * math.sqrt(n / (n - 1))
-
-
 _SIGN = "mind the sign: movements up and down cancel without the absolute value"
 
 
@@ -52,7 +48,10 @@ _SIGN = "mind the sign: movements up and down cancel without the absolute value"
         ((7, 400, 2), "not contiguous"),
     ),
     tolerance=(5e-3, 1e-7),  # N or N - 1 in the variance: both are fine
-    right={"with N - 1": _drift, "with N": _with_n},
+    right={
+        "with N - 1": _drift,
+        "with N": with_edit(_drift, "std(1) -> std(1, correction=0)"),
+    },
     mistakes=edited(
         _drift,
         {

@@ -101,7 +101,7 @@ def edited(answer: Callable, edits: Mapping[str, str]) -> dict[str, tuple]:
     """
     table: dict[str, tuple] = {}
     for edit, hint in edits.items():
-        table[hint] = *table.get(hint, ()), _with_edit(answer, edit)
+        table[hint] = *table.get(hint, ()), with_edit(answer, edit)
     return table
 
 
@@ -110,7 +110,7 @@ def _source(answer: Callable) -> str:
     return textwrap.dedent(inspect.getsource(answer))
 
 
-def _with_edit(answer: Callable, edit: str) -> Callable:
+def with_edit(answer: Callable, edit: str) -> Callable:
     text, names = _source(answer), {}
     for part in edit.split("; "):
         old, _, new = part.partition(" -> ")
@@ -589,7 +589,7 @@ class Measured(Check):
         return lambda *arguments: self.fake(table[arguments])
 
     def examine(self, answer: Callable) -> tuple[int, str]:
-        guarded, means = Guarded(answer, strict=False), []
+        guarded, means = Guarded(answer, False, returns=True), []
         world = World()
         try:
             for arguments in self.calls:

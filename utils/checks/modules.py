@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+
+from utils.checks.framework import expect
 
 
 def fill(model: nn.Module) -> nn.Module:
@@ -65,3 +67,31 @@ def state_of(model: nn.Module, modes: bool = True) -> Iterator[tuple[str, object
     yield "the number of hooks", hooks(model)
     kinds = {path: type(m).__name__ for path, m in model.named_modules()}
     yield "the kinds of layers", kinds
+
+
+def optimizer_for(groups: object, keys: set[str], asked: str) -> torch.optim.SGD:
+    """SGD with an answer's groups of parameters, each with all keys; NotYet if not.
+
+    asked: what the answer should return, as the hint says it.
+    """
+    fine = isinstance(groups, (list, tuple)) and len(groups) > 0
+    fine = fine and all(isinstance(g, dict) and keys <= g.keys() for g in groups)
+    expect(fine, f"it should return {asked}")
+    filled = []
+    for g in groups:
+        alone, params = isinstance(g["params"], Tensor), g["params"]
+        kind = isinstance(params, (set, frozenset))
+        expect(
+            not kind,
+            "SGD refuses a set of parameters, whose order is not fixed: use a list",
+        )
+        params = [params] if alone else [*params]
+        expect(
+            not any(isinstance(p, str) for p in params),
+            'the "params" should be the parameters, not their names alone',
+        )
+        filled += [dict(g, params=params)] if params else []
+    try:
+        return torch.optim.SGD(filled, lr=0.1)
+    except Exception as error:
+        expect(False, f"torch.optim.SGD refuses these groups: {error}")

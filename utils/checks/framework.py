@@ -129,8 +129,10 @@ def named(template: str, *rows: tuple) -> dict[str, tuple]:
     """
 
     def word(value: object) -> object:
-        if isinstance(value, tuple) and len(value) < 2 and value != ("",):
+        if isinstance(value, tuple) and len(value) < 2:
             return value[0] if value else "not given"
+        if isinstance(value, dict):
+            return ", ".join(f"{key}={word(v)}" for key, v in value.items())
         return value
 
     def name(row: tuple) -> str:

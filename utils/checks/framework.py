@@ -131,15 +131,20 @@ def named(template: str, *rows: tuple) -> dict[str, tuple]:
     def word(value: object) -> object:
         if isinstance(value, tuple) and len(value) < 2:
             return value[0] if value else "not given"
+        if isinstance(value, type):
+            return value.__name__
         if isinstance(value, dict):
             return ", ".join(f"{key}={word(v)}" for key, v in value.items())
         return value
 
     def name(row: tuple) -> str:
         text = template.format(*map(word, row), *[""] * template.count("{"))
-        return ", ".join(part for part in text.split(", ") if part.strip())
+        return ", ".join(part for part in text.split(", ") if part.strip(" :bn"))
 
-    return {name(row): row for row in rows}
+    cases = {name(row): row for row in rows}
+    if len(cases) < len(rows):
+        raise ValueError(f"two cases have one name: {[*map(name, rows)]}")
+    return cases
 
 
 def as_said(x: Tensor, how: str) -> Tensor:

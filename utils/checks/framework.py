@@ -110,14 +110,16 @@ def _source(answer: Callable) -> str:
     return textwrap.dedent(inspect.getsource(answer))
 
 
-def with_edit(answer: Callable, edit: str) -> Callable:
+def with_edit(answer: Callable, edit: str, **more: object) -> Callable:
+    """The answer with one edit; more: names that the new text needs."""
     text, names = _source(answer), {}
     for part in edit.split("; "):
         old, _, new = part.partition(" -> ")
         if old not in text:
             raise ValueError(f"{answer.__name__} does not contain {old!r}")
         text = text.replace(old, new)
-    exec(text, vars(sys.modules[answer.__module__]), names)
+    own = vars(sys.modules[answer.__module__])
+    exec(text, own | more if more else own, names)
     return names[answer.__name__]
 
 

@@ -216,9 +216,9 @@ TABLES = {
     checks.channel_means: (
         names(numpys, lambda x: [float(c.mean()) for c in x.transpose(0, 1)]),
         hints(
-            ("leave it as it is", centred_in_place),
+            ("changes what it was given in place", centred_in_place),
             ("should have shape (8,)", lambda x: x.mean(1)),
-            ("one mean for each channel, got str", lambda x: "0"),
+            ("cannot use what it returned", lambda x: "0"),
         ),
     ),
     checks.init_share: (
@@ -228,8 +228,7 @@ TABLES = {
             ),
         ),
         hints(
-            ("one number, got ndarray (12,)", lambda bad, good, bn: good - bad),
-            ("one number, got bool", lambda bad, good, bn: True),
+            ("one number; got (12,)", lambda bad, good, bn: good - bad),
         ),
     ),
     checks.shift_of: (
@@ -255,7 +254,7 @@ TABLES = {
     ),
     checks.largest_momentum: (
         names(by_bisection),
-        hints(("one number, got str", lambda batch_size, noise: "0.1")),
+        hints(("should return one number", lambda batch_size, noise: "0.1")),
     ),
     checks.diagnosis: ({}, hints(("one of", lambda *scores: "the memory"))),
     checks.stream_variance: (
@@ -285,8 +284,8 @@ TABLES = {
             ],
         ),
         hints(
-            ("two numbers, got (3,)", lambda *given: (1, 2, 3)),
-            ("two numbers, got dict", lambda *given: {}),
+            ("two numbers, (2,); got (3,)", lambda *given: (1, 2, 3)),
+            ("two numbers, (2,); got (0,)", lambda *given: {}),
         ),
     ),
     checks.refuses: (
@@ -317,7 +316,7 @@ TABLES = {
                 * (1 if norm[0] == "R" else p)
             ),
         ),
-        hints(("one number", lambda *given: None or "n * p")),
+        hints(("one number", lambda *given: "n * p")),
     ),
     checks.two_halves: (
         names(ByFunction),

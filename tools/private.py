@@ -3,7 +3,7 @@
     make variants SECRET=../secret                        # the homework, to hand out
     make grade CHAPTER=07 FROM=downloads.zip SECRET=../secret
 
-SECRET is a folder with `07/ex-07-2/` for exercise 7.2 of chapter 07. In it
+SECRET is a folder with `07/ex-07-3/` for exercise 7.3 of chapter 07. In it
 
     prompt.md, stub.py, check.py, solution.py   another exercise in its place
     prompt.md, answer.md                        another written question
@@ -41,7 +41,7 @@ KINDS = {"check", "Check", "Measured"}  # what makes a check, in utils/checks
 class Private:
     """What the folder has for one exercise: {name of a file: its text}."""
 
-    number: str  # 07-2
+    number: str  # 07-3
     files: dict[str, str] = field(default_factory=dict)
 
     @property

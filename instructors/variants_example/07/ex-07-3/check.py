@@ -1,4 +1,4 @@
-"""The check of a variant of 7.2: one value of a batch that is unlike the rest.
+"""The check of a variant of 7.3: one value of a batch that is unlike the rest.
 
 Students have it too. The right answer is PyTorch's, so the formula is not here.
 """
@@ -71,7 +71,7 @@ def _from_the_rest(d: Tensor, n: int, eps: float = 1e-5) -> Tensor:
     tolerance=(1e-6, 1e-8),
 )
 def lone(answer: Callable, n: int, shape: tuple, eps: tuple) -> dict:
-    """A variant of exercise 7.2: the normalized value of the one that differs."""
+    """A variant of exercise 7.3: the normalized value of the one that differs."""
     d = torch.tensor([3.0, 0.5, -0.02, 1e-3, -40.0, 0.2], dtype=torch.float64)
     d = d.view(shape)
     before = d.clone()

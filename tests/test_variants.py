@@ -27,6 +27,8 @@ EXAMPLE = ROOT / "instructors" / "variants_example"
 FOLDERS = sorted(EXAMPLE.glob("[0-9][0-9]/*"))
 CHAPTER = "02_mechanics"
 PATH = ROOT / "chapters" / f"{CHAPTER}.ipynb"
+PUBLIC = exercises(nbformat.read(PATH, as_version=4))
+WORDS = next(e for e in PUBLIC if e.written)
 
 
 def load(path: Path):
@@ -188,22 +190,19 @@ CODE = {
         ("02/ex-02-1", {"prompt.md": "x"}, "expected prompt.md.* found prompt.md"),
         ("02/ex-02-1", {"promt.md": "x"}, "promt.md is none of answer.md"),
         ("02/ex-03-1", CODE, "expected a folder such as ex-02-2"),
-        ("02/ex-02-9", CODE, "ex-02-9: no such exercise; there are ex-02-1, "),
+        ("02/ex-02-99", CODE, "ex-02-99: no such exercise; there are ex-02-1, "),
         ("02/ex-02-1", CODE | {"prompt.md": "x"}, "expected a first line such as"),
         ("02/ex-02-1", CODE | {"stub.py": "x = 1"}, "one function or class, found no"),
         ("02/ex-02-1", CODE | {"check.py": "x = 1"}, r"one check .*, found none"),
         ("02/ex-02-1", CODE | {"check.py": "x ="}, "check.py, line 1: invalid syntax"),
-        ("02/ex-02-5", {"hidden.py": "CASES = {}"}, "a written question has no check"),
-        (
-            "02/ex-02-5",
-            {"prompt.md": "### Exercise 2.5 X"} | CODE,
-            "the exercise is written, and its variant is not",
-        ),
+        (WORDS.number, {"hidden.py": "CASES = {}"}, "a written question has no check"),
+        (WORDS.number, CODE, "the exercise is written, and its variant is not"),
     ],
 )
 def test_what_is_wrong_in_the_folder_is_said(
     tmp_path, monkeypatch, place, files, message
 ):
+    place = place if "/" in place else f"02/ex-{place}"
     (tmp_path / place).mkdir(parents=True)
     for name, text in files.items():
         (tmp_path / place / name).write_text(text)
@@ -224,13 +223,14 @@ def test_what_it_needs_it_says(monkeypatch, value, message):
 
 
 def test_a_written_question_has_variants_too(tmp_path, monkeypatch):
-    place = tmp_path / "02" / "ex-02-5"
+    place = tmp_path / "02" / f"ex-{WORDS.number}"
     place.mkdir(parents=True)
-    (place / "prompt.md").write_text("### Exercise 2.5 Another (★, 5 minutes)\n\nWhy?")
+    prompt = f"### Exercise {WORDS.label} Another (★, 5 minutes)\n\nWhy?"
+    (place / "prompt.md").write_text(prompt)
     (place / "answer.md").write_text("Because of ε.")
     monkeypatch.setenv("SECRET", str(tmp_path))
-    last = exercises(private.chapter(PATH))[4]
-    assert last.title == "2.5 Another"
+    last = next(e for e in exercises(private.chapter(PATH)) if e.written)
+    assert last.title == f"{WORDS.label} Another"
     assert "Because of ε." in last.solution.source
     assert "Because of ε." not in str(homework.build(PATH, ROOT))
 

@@ -36,6 +36,7 @@ from tests.kinds import (
     perfect,
 )
 
+CHAPTERS = sorted((ROOT / "chapters").glob("[0-9][0-9]_*.ipynb"))
 RUBRICS = yaml.safe_load((ROOT / grade_pages.RUBRICS).read_text("utf-8"))
 
 
@@ -175,7 +176,7 @@ def test_the_pages_are_fit_for_phones_the_dark_and_screen_readers(graded):
 
 def test_every_written_question_has_a_rubric_and_each_rubric_a_question():
     questions = []
-    for path in sorted((ROOT / "chapters").glob("[0-9][0-9]_*.ipynb")):
+    for path in CHAPTERS:
         found = exercises(nbformat.read(path, as_version=4))
         questions += [e for e in found if e.written]
     for exercise in questions:
@@ -204,6 +205,16 @@ def test_every_written_question_has_a_rubric_and_each_rubric_a_question():
 )
 def test_what_differs_between_two_with_the_same_mistake_is_left_out(said, hint):
     assert grade_pages.hint_of(said) == hint
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_every_chapter_can_be_graded(path):
+    """Its model answers pass in a worker; the cells as handed out do not."""
+    clean = homework.build(path, ROOT)
+    set_up = {"limit": 20, "memory": 2000, "jobs": 1}
+    with grade.ready(path, clean, set_up) as (_, limits, _):
+        code = {e.number for e in exercises(clean) if not e.written}
+        assert {*limits["unearned"]} == code
 
 
 # The table, without running anything ------------------------------------------

@@ -50,7 +50,7 @@ def answer(exercise: Exercise, kind: str) -> str:
 def deserved(exercise: Exercise, kind: str, mark: float | None) -> bool:
     if exercise.written or kind == "endless":
         return mark is None
-    if kind == "wrong":
+    if kind == "wrong" and exercise.stub.source.startswith("def"):
         return mark is not None and mark < exercise.points
     return mark == (exercise.points if kind == "right" else 0)
 

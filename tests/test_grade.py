@@ -32,6 +32,7 @@ CODE = [e for e in EXERCISES if not e.written]
 LABELS = [e.label for e in EXERCISES]
 POINTS = {e.label: e.points for e in EXERCISES}
 TOTAL = f"total (of {sum(POINTS.values()):g})"
+CHAPTERS = sorted((ROOT / "chapters").glob("[0-9][0-9]_*.ipynb"))
 RUBRICS = yaml.safe_load((ROOT / grade_pages.RUBRICS).read_text("utf-8"))
 FIRST = CODE[0]  # 2.1
 WORDS = next(e for e in EXERCISES if e.written)  # 2.5
@@ -409,7 +410,7 @@ def test_the_pages_are_fit_for_phones_the_dark_and_screen_readers(graded):
 
 def test_every_written_question_has_a_rubric_and_each_rubric_a_question():
     questions = []
-    for path in sorted((ROOT / "chapters").glob("[0-9][0-9]_*.ipynb")):
+    for path in CHAPTERS:
         found = exercises(nbformat.read(path, as_version=4))
         questions += [e for e in found if e.written]
     for exercise in questions:
@@ -438,6 +439,16 @@ def test_every_written_question_has_a_rubric_and_each_rubric_a_question():
 )
 def test_what_differs_between_two_with_the_same_mistake_is_left_out(said, hint):
     assert grade_pages.hint_of(said) == hint
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_every_chapter_can_be_graded(path):
+    """Its model answers pass in a worker; the cells as handed out do not."""
+    clean = homework.build(path, ROOT)
+    set_up = {"limit": 20, "memory": 2000, "jobs": 1}
+    with grade.ready(path, clean, set_up) as (_, limits, _):
+        code = {e.number for e in exercises(clean) if not e.written}
+        assert {*limits["unearned"]} == code
 
 
 # The table, without running anything ------------------------------------------

@@ -259,7 +259,9 @@ def main() -> None:
         if error:
             reply(error=error)
             return
-    # autograd.grad imports it when first used: each fork would, for .7 s
+    # The first optimizer and the first autograd.grad import these: each fork
+    # would, for seconds, and _dynamo wraps functions such as torch.manual_seed
+    import torch._dynamo
     import torch.fx.experimental.symbolic_shapes  # noqa: F401
 
     from utils import checks

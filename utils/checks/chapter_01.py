@@ -5,14 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from utils.checks.framework import (
-    Measured,
-    as_said,
-    check,
-    named,
-    numbers,
-    with_edit,
-)
+from utils.checks.framework import Measured, as_said, check, named, numbers, with_edit
 
 # Exercise 1.3: means over 12 seeds, in points, with room for other seeds, rates
 # and a few updates more.

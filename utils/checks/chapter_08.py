@@ -6,13 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from utils.checks.framework import (
-    Measured,
-    as_said,
-    check,
-    expect,
-    named,
-)
+from utils.checks.framework import Measured, as_said, check, expect, named
 from utils.checks.norms import COMMON, EPSILONS, GRAPH, examine_norm, wide
 
 # Points of error over layer norm's, 128 updates at batch 32: several seed sets
@@ -70,7 +64,7 @@ _SHAPES += [((1, 4, 2, 3), 4), ((3, 4, 3), 1), ((2, 8, 2, 2, 3), 2)]
     },
     mistakes={
         "a group is a run of neighbouring channels (0, 1, 2, ...), not channels "
-        "far apart": _far_apart,
+        "far apart": _far_apart
     },
 )
 def group_norm(answer, shape: tuple, groups: int, eps: tuple, how: str = "") -> dict:

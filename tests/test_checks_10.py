@@ -132,7 +132,7 @@ def with_update_bn(model, x):
 
 
 def besides(line):
-    return with_edit(_adapt, f"modes = -> {line}\\n    modes =")
+    return with_edit(_adapt, f"modes = -> {line}\n    modes =")
 
 
 ADAPTS = (

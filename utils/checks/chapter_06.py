@@ -8,14 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils.checks.framework import (
-    Measured,
-    as_said,
-    check,
-    expect,
-    named,
-    numbers,
-)
+from utils.checks.framework import Measured, as_said, check, expect, named, numbers
 from utils.checks.modules import observe_layer
 
 # Exercise 6.3: error with this ε minus that with 1e-5, points, over seed sets

@@ -75,7 +75,7 @@ _SHAPES += [((1, 4, 2, 3), 4), ((3, 4, 3), 1), ((2, 8, 2, 2, 3), 2)]
     },
     mistakes={
         "a group is a run of neighbouring channels (0, 1, 2, ...), not channels "
-        "far apart": _far_apart,
+        "far apart": _far_apart
     },
 )
 def group_norm(answer, shape: tuple, groups: int, eps: tuple, how: str = "") -> dict:

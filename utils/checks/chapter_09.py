@@ -3,13 +3,7 @@
 import torch
 from torch import Tensor
 
-from utils.checks.framework import (
-    Measured,
-    check,
-    expect,
-    named,
-    numbers,
-)
+from utils.checks.framework import Measured, check, expect, named, numbers
 
 
 def _merge(counts: Tensor, means: Tensor, variances: Tensor) -> tuple:
@@ -65,7 +59,7 @@ def _squares(counts: Tensor, means: Tensor, variances: Tensor) -> tuple:
         "total count",
     },
     mistakes={
-        "at a large mean it subtracts two large numbers: the digits are lost": _squares,
+        "at a large mean it subtracts two large numbers: the digits are lost": _squares
     },
 )
 def merge(answer, counts: tuple, at: tuple, channels: int, how: str = "") -> dict:

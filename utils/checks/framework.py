@@ -173,7 +173,8 @@ def numbers(result: object, shape: tuple[int, ...], what: str) -> Tensor:
     """
     try:
         if not hasattr(result, "shape") and isinstance(result, Iterable):
-            result = [*result]
+            kind = torch.float64
+            result = torch.stack([torch.as_tensor(v, dtype=kind) for v in result])
         values = torch.as_tensor(result, dtype=torch.float64).detach()
         if shape == () and values.numel() == 1:
             values = values.reshape(())

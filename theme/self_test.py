@@ -10,7 +10,6 @@ page only, answers at once. Each chapter ends with a link to its section.
 """
 
 import sys
-from html import escape
 from pathlib import Path
 
 from docutils import nodes
@@ -79,7 +78,7 @@ def form(question):
 <details><summary>Answer</summary>
 <p><b>{bank.to_html(question.right)}</b></p>
 <p class="why">{bank.to_html(question.why)}
-The experiment: <a href="{link}">{escape(place.title)}: {escape(place.heading)}</a></p>
+The experiment: <a href="{link}">{bank.to_html(f"{place.title}: {place.heading}")}</a></p>
 <p>Wrong, and why one may think so:</p>
 <ul>{"".join(beliefs(question))}</ul>
 </details>

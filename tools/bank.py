@@ -229,7 +229,8 @@ def _mathematics(formula: str, _options) -> str:
     return rf"\({html.escape(formula)}\)"
 
 
-_MARKDOWN = MarkdownIt("commonmark", {"html": False})
+_MARKDOWN = MarkdownIt("commonmark", {"html": False, "typographer": True})
+_MARKDOWN.enable("smartquotes")
 _MARKDOWN.use(dollarmath_plugin, renderer=_mathematics)
 
 

@@ -265,6 +265,7 @@ def setup(app):
     """Register all of the above with Sphinx."""
     app.setup_extension("myst_nb")
     app.setup_extension("self_test")
+    app.setup_extension("teaching")
     app.add_directive_to_domain("glue", "figure", PasteFigure, override=True)
     app.add_post_transform(PasteSvg)
     app.connect("config-inited", offer_colab_where_it_works)

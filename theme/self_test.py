@@ -9,7 +9,9 @@ fold under a question has all that there is to know; self_test.js, loaded on thi
 page only, answers at once. Each chapter ends with a link to its section.
 """
 
+import re
 import sys
+from html import unescape
 from pathlib import Path
 
 from docutils import nodes
@@ -23,6 +25,8 @@ import bank  # noqa: E402
 
 LOGGER = logging.getLogger(__name__)
 PAGE = "chapters/self_test"
+# What bank.to_html makes of a formula. Sphinx sets it, as all of the book's.
+FORMULA = re.compile(r'<span class="math inline">(.*?)</span>')
 LAST = "References"  # the section of a chapter that the link stands before
 
 
@@ -62,6 +66,7 @@ def form(question):
     """One question as HTML."""
     place = question.experiment
     link = f"{place.chapter}.html#{anchor(place.heading)}"
+    where = f"{place.title}: {place.heading}"
     if question.answer is None:
         right = [option.belief for option in question.options].index(None)
         data = f'data-answer="{right}"'
@@ -78,7 +83,7 @@ def form(question):
 <details><summary>Answer</summary>
 <p><b>{bank.to_html(question.right)}</b></p>
 <p class="why">{bank.to_html(question.why)}
-The experiment: <a href="{link}">{bank.to_html(f"{place.title}: {place.heading}")}</a></p>
+The experiment: <a href="{link}">{bank.to_html(where)}</a></p>
 <p>Wrong, and why one may think so:</p>
 <ul>{"".join(beliefs(question))}</ul>
 </details>
@@ -95,10 +100,19 @@ class SelfTest(SphinxDirective):
             section = nodes.section(ids=[f"chapter-{chapter[:2]}"])
             section += nodes.title("", f"{chapter[:2]} {title}")
             html = "\n".join(form(question) for question in questions)
-            section += nodes.raw("", html, format="html")
+            section += list(as_nodes(html))
             self.state.document.note_explicit_target(section)
             sections.append(section)
         return sections
+
+
+def as_nodes(html):
+    """HTML as nodes: raw, but for its formulas."""
+    for i, part in enumerate(FORMULA.split(html)):
+        if i % 2:
+            yield nodes.math("", unescape(part))
+        else:
+            yield nodes.raw("", part, format="html")
 
 
 def by_chapter(app):

@@ -6,7 +6,6 @@ wrong answers rest on. instructors/questions/README.md has the format. The book
 misconceptions and the tests read the bank through here.
 """
 
-import html
 import json
 import re
 from dataclasses import dataclass
@@ -225,17 +224,11 @@ def _question(entry: dict, beliefs: dict[str, Belief], root: Path) -> Question:
     )
 
 
-def _mathematics(formula: str, _options) -> str:
-    return rf"\({html.escape(formula)}\)"
-
-
 _MARKDOWN = MarkdownIt("commonmark", {"html": False, "typographer": True})
 _MARKDOWN.enable("smartquotes")
-_MARKDOWN.use(dollarmath_plugin, renderer=_mathematics)
+_MARKDOWN.use(dollarmath_plugin)
 
 
 def to_html(text: str) -> str:
-    r"""Inline Markdown as HTML, formulas as \(…\), which MathJax sets."""
-    # The class is the one by which Sphinx tells MathJax where to look.
-    found = _MARKDOWN.renderInline(" ".join(text.split()))
-    return found.replace('"math inline"', '"math notranslate nohighlight"')
+    """Inline Markdown as HTML; a formula is LaTeX in <span class="math inline">."""
+    return _MARKDOWN.renderInline(" ".join(text.split()))

@@ -11,6 +11,7 @@ itself; Moodle's MathJax filter, on by default, sets \(…\).
 """
 
 import os
+import re
 import shutil
 import sys
 import xml.etree.ElementTree as ET
@@ -100,7 +101,7 @@ def _moodle_question(question: Question) -> ET.Element:
             ET.SubElement(answer, "tolerance").text = f"{tolerance:g}"
         else:
             answer.set("format", "html")
-            ET.SubElement(answer, "text").text = bank.to_html(text)
+            ET.SubElement(answer, "text").text = _for_moodle(text)
         _html(answer, "feedback", f"Behind it: *{behind}*" if behind else "Right.")
     return element
 
@@ -119,7 +120,13 @@ def _answers(question: Question) -> Iterator[tuple[str, str, float]]:
 
 def _html(parent: ET.Element, name: str, text: str) -> None:
     element = ET.SubElement(parent, name, format="html")
-    ET.SubElement(element, "text").text = f"<p>{bank.to_html(text)}</p>"
+    ET.SubElement(element, "text").text = f"<p>{_for_moodle(text)}</p>"
+
+
+def _for_moodle(text: str) -> str:
+    r"""HTML with formulas as \(…\), for the MathJax filter."""
+    formula = r'<span class="math inline">(.*?)</span>'
+    return re.sub(formula, r"\\(\1\\)", bank.to_html(text))
 
 
 def write(folder: Path, questions: list[Question], private: set[str]) -> list[Path]:
@@ -165,8 +172,8 @@ def main() -> None:
     )
     if not more:
         print(
-            "The answers of all of these are public, in the repository. For marks "
-            "write questions of your own: instructors/questions/README.md, SECRET=folder."
+            "The answers of all of these are public, in the repository. For marks write "
+            "questions of your own: instructors/questions/README.md, SECRET=folder."
         )
 
 

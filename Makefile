@@ -11,7 +11,7 @@ LATE = tests/test_margins.py tests/test_book.py tests/test_search.py \
 
 .DEFAULT_GOAL := help
 .PHONY: help book test lab release bench repository constraints reseed weekly scale worker \
-	clean course tests homework grade
+	clean course tests homework grade questions
 
 help:
 	@echo "make book        build the book; the last line is its address"
@@ -20,6 +20,7 @@ help:
 	@echo "make release     write the students' notebooks, without solutions"
 	@echo "make homework    write a chapter's exercises to hand out (CHAPTERS=\"07 09\")"
 	@echo "make grade       grade what came back (CHAPTER=07 FROM=downloads.zip)"
+	@echo "make questions   write the question bank for Canvas and Moodle (SECRET=folder)"
 	@echo "make reseed      run the chapters with other seeds, for the claims' margins"
 	@echo "                 (SEEDS=\"11 12\" CPU=\"native default\" CHAPTERS=\"04 07\")"
 	@echo "make weekly      run the chapters with four fresh seeds; how many claims fail"
@@ -67,6 +68,12 @@ homework: course
 # It reads CHAPTER, FROM, LIMIT, MEMORY and JOBS: see tools/grade.py.
 grade: course
 	@$(PYTHON) tools/grade.py
+
+# It reads SECRET: see tools/questions.py.
+questions: course
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check \
+		-r requirements-questions.txt -c constraints.txt
+	@$(PYTHON) tools/questions.py
 
 bench: course
 	@$(PYTHON) tools/bench.py

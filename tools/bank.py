@@ -176,8 +176,8 @@ def _question(entry: dict, beliefs: dict[str, Belief], root: Path) -> Question:
     if not isinstance(entry, dict):
         raise ValueError("expected a question, with an id and so on")
     given = set(entry)
-    if not NEEDED <= given <= NEEDED | OTHERS:
-        wrong = sorted(given ^ NEEDED - (given & OTHERS)) or sorted(given)
+    wrong = sorted(given - NEEDED - OTHERS) + sorted(NEEDED - given)
+    if wrong:
         raise ValueError(f"these fields are missing or unknown: {', '.join(wrong)}")
     if not re.fullmatch(r"\d\d[a-z]+\d*", str(entry["id"])):
         raise ValueError("expected an id such as 07a: chapter and letter")

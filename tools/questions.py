@@ -172,8 +172,8 @@ def main() -> None:
     )
     if not more:
         print(
-            "The answers of all of these are public, in the repository. For marks write "
-            "questions of your own: instructors/questions/README.md, SECRET=folder."
+            "All of these are public, answers and all. For marks write questions of "
+            "your own: instructors/questions/README.md, SECRET=folder."
         )
 
 

@@ -78,7 +78,7 @@ def form(question):
 <legend>{bank.to_html(question.ask)}</legend>
 {choices(question)}
 </fieldset>
-<button class="btn btn-sm btn-outline-primary" disabled hidden>Check</button>
+<button class="btn btn-sm" disabled hidden>Check</button>
 <output></output>
 <details><summary>Answer</summary>
 <p><b>{bank.to_html(question.right)}</b></p>

@@ -34,7 +34,7 @@ def link(chapter, text, heading=""):
 def chapters_table():
     """A row for each chapter, and a sum."""
     rows = course_table.rows(ROOT)
-    yield "| | chapter | reading, min | exercises | min | points | needs |"
+    yield "| no. | chapter | reading, min | exercises | min | points | needs |"
     yield "|---|---|---|---|---|---|---|"
     for row in rows:
         needs = row.needs.replace("](", f"]({CHAPTERS}")
@@ -57,7 +57,7 @@ def exercises_table(row):
     yield from (f"- {objective};" for objective in row.objectives[:-1])
     yield f"- {row.objectives[-1]}."
     yield ""
-    yield "| exercise | | stars | min | points | marked by |"
+    yield "| exercise | title | stars | min | points | marked by |"
     yield "|---|---|---|---|---|---|"
     for exercise in row.exercises:
         by = "a person" if exercise.written else "its check"

@@ -7,11 +7,11 @@ NBVAL = OMP_NUM_THREADS=1 COURSE_PROGRESS=0 $(PYTHON) -m pytest -q --nbval-lax \
 	-p tests.nbval_chapter --nbval-current-env --nbval-cell-timeout=180 chapters
 # These need what nbval recorded, the built book, or a clone: they come last.
 LATE = tests/test_margins.py tests/test_book.py tests/test_search.py \
-	tests/test_colab.py
+	tests/test_slides.py tests/test_colab.py
 
 .DEFAULT_GOAL := help
 .PHONY: help book test lab release bench repository constraints reseed weekly scale worker \
-	clean course tests homework grade questions
+	clean course tests homework grade questions slides
 
 help:
 	@echo "make book        build the book; the last line is its address"
@@ -21,6 +21,7 @@ help:
 	@echo "make homework    write a chapter's exercises to hand out (CHAPTERS=\"07 09\")"
 	@echo "make grade       grade what came back (CHAPTER=07 FROM=downloads.zip)"
 	@echo "make questions   write the question bank for Canvas and Moodle (SECRET=folder)"
+	@echo "make slides      write a deck of slides per chapter, from the book's run"
 	@echo "make reseed      run the chapters with other seeds, for the claims' margins"
 	@echo "                 (SEEDS=\"11 12\" CPU=\"native default\" CHAPTERS=\"04 07\")"
 	@echo "make weekly      run the chapters with four fresh seeds; how many claims fail"
@@ -74,6 +75,12 @@ questions: course
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check \
 		-r requirements-questions.txt -c constraints.txt
 	@$(PYTHON) tools/questions.py
+
+# It reads CHAPTERS; the slides show the run of the book, so the book comes first.
+slides: book
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check \
+		-r requirements-slides.txt -c constraints.txt
+	@$(PYTHON) tools/slides.py
 
 bench: course
 	@$(PYTHON) tools/bench.py

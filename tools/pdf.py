@@ -1,0 +1,267 @@
+"""Write the built book as one PDF, `_build/pdf/book.pdf`: `make pdf`.
+
+The pages become one HTML page, which Chromium prints: links between chapters
+lead to pages of the PDF, and headings are its bookmarks. It prints twice, since the
+contents need the page numbers of the first time.
+
+Paper does not unfold. Solutions, hints and answers stand at the end, with the
+page number at their old place. Other folded code is left to the notebooks.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import unquote, urljoin, urlsplit
+
+import yaml
+from bs4 import BeautifulSoup
+from pypdf import PdfReader, PdfWriter
+
+ROOT = Path(__file__).resolve().parents[1]
+HTML = ROOT / "_build" / "html"
+OUT = ROOT / "_build" / "pdf"
+NAMES = ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable"]
+PLACES = [
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+    r"C:\Program Files\Google\Chrome\Application\chrome.exe",
+    r"C:\Program Files\Microsoft\Edge\Application\msedge.exe",
+]
+SITE = "https://book.invalid/"  # where the pages are, while links are resolved
+AT_THE_END = re.compile(r"Answer|Hint|Show the solution")
+# What does nothing on paper. Code that is folded goes, too.
+DROP = (
+    "script, style, button, .headerlink, .plumbing, .for-dark, .neighbours, #progress,"
+    " .widget, a.btn, #jb-print-docs-body"
+)
+BACK = "Solutions, hints and answers"
+
+
+def find_browser() -> str:
+    """The path of a Chromium or Chrome; a sentence and exit code 1 without one."""
+    wanted = [os.environ["BROWSER"]] if os.environ.get("BROWSER") else NAMES + PLACES
+    found = next(filter(None, map(shutil.which, wanted)), None)
+    if not found:
+        sys.exit(
+            f"no browser found (looked for {', '.join(wanted)}): the PDF is printed by "
+            "Chromium or Chrome; install one, or give its path as BROWSER=/path"
+        )
+    return found
+
+
+def read(path: Path) -> BeautifulSoup:
+    return BeautifulSoup(path.read_text(encoding="utf8"), "html.parser")
+
+
+def contents(home: BeautifulSoup) -> list[tuple[str, list[tuple[str, str]]]]:
+    """The book's parts in order: (part, [(title, address of the page), …])."""
+    menu = home.select_one(".bd-docs-nav")
+    parts = [("", [(home.h1.find(string=True).strip(), "index.html")])]
+    for caption in menu.select("p.caption"):
+        links = caption.find_next_sibling("ul").select("a")
+        pages = [(a.get_text(" ", strip=True), a["href"]) for a in links]
+        parts.append((caption.get_text(strip=True), pages))
+    return parts
+
+
+def name_of(address: str) -> str:
+    """chapters/07_batch_size_one.html -> 07_batch_size_one"""
+    return Path(address).stem
+
+
+class Book:
+    """All pages as one. `numbers` are the pages in the PDF, {id: number}."""
+
+    def __init__(self, html: Path, numbers: dict[str, int]):
+        self.html, self.numbers = html, numbers
+        self.home = read(html / "index.html")
+        self.parts = contents(self.home)
+        self.pages = {address for _, pages in self.parts for _, address in pages}
+        self.back = []  # (title of a page, [(heading, id, what stood there), …])
+        self.moved = 0
+
+    def tag(self, name: str, *inside, **attributes):
+        """A new element; `class_` gives its class."""
+        attributes = {key.rstrip("_"): value for key, value in attributes.items()}
+        element = self.home.new_tag(name, attrs=attributes)
+        element.extend(inside)
+        return element
+
+    def link(self, text: str, anchor: str):
+        """A link with the number of its page, where that is known."""
+        number = self.tag("span", str(self.numbers.get(anchor, "")), class_="page")
+        return self.tag("a", self.tag("span", text), number, href=f"#{anchor}")
+
+    def page(self, title: str, address: str):
+        """A page's article, ready to be printed among others."""
+        article = read(self.html / address).select_one("article.bd-article")
+        for element in article.select(DROP):
+            element.decompose()
+        self.move_to_the_end(title, article)
+        for fold in article.select("details"):
+            if "hide" in fold.get("class", []):
+                fold.decompose()
+            else:
+                fold["open"] = ""
+        for image in article.select("img"):
+            image["src"] = urljoin(f"../html/{address}", image["src"])
+            image.attrs.pop("loading", None)
+        self.set_links(article, address)
+        article["id"] = name_of(address)
+        return article
+
+    def move_to_the_end(self, title: str, article) -> None:
+        """Put what tells the answer into `self.back`, and a link in its place."""
+        found = []
+        for fold in article.select("details"):
+            summary = fold.find("summary").get_text(" ", strip=True)
+            if not AT_THE_END.match(summary):
+                continue
+            question = fold.find_parent("form")
+            heading = question.legend if question else fold.find_previous(["h2", "h3"])
+            self.moved += 1
+            anchor = f"back-{self.moved}"
+            fold.replace_with(
+                self.tag("p", self.link(f"{summary_of(summary)}: page ", anchor))
+            )
+            fold.summary.decompose()
+            fold.name, fold.attrs = "div", {"id": anchor, "class": "back"}
+            found.append((heading.get_text(" ", strip=True), summary_of(summary), fold))
+        if found:
+            self.back.append((title, found))
+
+    def set_links(self, article, address: str) -> None:
+        """Make ids the book's own, and links between pages links within it."""
+        for element in article.select("[id]"):
+            if not element["id"].startswith("back-"):
+                element["id"] = f"{name_of(address)}.{element['id']}"
+        for part in [article, *(fold for *_, fold in self.latest(address))]:
+            for a in part.select("a[href]"):
+                self.set_link(a, address)
+
+    def latest(self, address):
+        """What was moved to the end from the page that is being read."""
+        return self.back[-1][1] if self.back and self.back[-1][1] else []
+
+    def set_link(self, a, address: str) -> None:
+        if a["href"].startswith("#back-"):
+            return
+        target = urlsplit(urljoin(SITE + address, a["href"]))
+        inside = f"{target.scheme}://{target.netloc}/" == SITE
+        page = target.path.lstrip("/") or "index.html"
+        if inside and page in self.pages:
+            anchor = unquote(target.fragment)
+            a["href"] = f"#{name_of(page)}" + (f".{anchor}" if anchor else "")
+        elif inside:
+            a.unwrap()  # a file beside the book, which the PDF has not
+        else:
+            a["href"] = target.geturl()
+
+    def title_page(self):
+        config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf8"))
+        url = config["repository"]["url"]
+        lines = [self.tag("p", config["title"], class_="title")]
+        lines.append(self.tag("p", config["author"]))
+        if "OWNER/REPOSITORY" not in url:
+            lines.append(self.tag("p", self.tag("a", url, href=url)))
+        about = (
+            "The course as its pages show it: every number is from the run of the "
+            "chapter. Code that only draws or prints is left to the notebooks. "
+            f"{BACK} stand at the end. Text CC BY 4.0, code MIT."
+        )
+        return self.tag("section", *lines, self.tag("p", about), class_="front")
+
+    def list_of_contents(self):
+        section = self.tag("section", self.tag("h1", "Contents"), class_="contents")
+        for part, pages in self.parts:
+            if part:
+                section.append(self.tag("p", part, class_="part"))
+            section.extend(self.link(title, name_of(page)) for title, page in pages)
+        section.append(self.tag("p", "The end", class_="part"))
+        section.append(self.link(BACK, "back"))
+        return section
+
+    def back_matter(self):
+        article = self.tag("article", self.tag("h1", BACK), id="back")
+        article["class"] = "bd-article"
+        for title, found in self.back:
+            article.append(self.tag("h2", title))
+            last = None
+            for heading, kind, fold in found:
+                if heading != last:
+                    article.append(self.tag("h3", heading))
+                article.append(self.tag("p", kind, class_="kind"))
+                article.append(fold)
+                last = heading
+        return article
+
+    def write(self) -> str:
+        articles = [self.page(*page) for _, pages in self.parts for page in pages]
+        front = [self.title_page(), self.list_of_contents()]
+        head = self.home.head
+        sheets = head.select("link[rel=stylesheet]")
+        scripts = [s for s in head.select("script") if "mathjax" in str(s).lower()]
+        for element in sheets + scripts:
+            for key in ("href", "src"):
+                if element.get(key):
+                    element[key] = f"../html/{element[key]}"
+        style = Path(__file__).with_suffix(".css").read_text(encoding="utf8")
+        parts = [*front, *articles, self.back_matter()]
+        title = self.home.title.get_text().split("—")[-1].strip()
+        return (
+            '<!DOCTYPE html><html lang="en" data-theme="light" data-mode="light"><head>'
+            f'<meta charset="utf-8"><title>{title}</title>'
+            f"{''.join(map(str, sheets + scripts))}<style>{style}</style></head>"
+            f'<body><main class="bd-content">{"".join(map(str, parts))}</main></body>'
+            "</html>"
+        )
+
+
+def summary_of(text: str) -> str:
+    """"Show the solution Hide the code" -> "Solution"; other texts stay."""
+    return "Solution" if text.startswith("Show the solution") else text
+
+
+def print_page(browser: str, source: Path, target: Path) -> None:
+    """Let the browser print a file."""
+    command = [browser, "--headless", "--disable-gpu", "--no-pdf-header-footer"]
+    command += ["--generate-pdf-document-outline", "--virtual-time-budget=600000"]
+    command += ["--host-resolver-rules=MAP * ~NOTFOUND", "--allow-file-access-from-files"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--no-sandbox")  # Chromium refuses root otherwise
+    command += [f"--print-to-pdf={target}", source.as_uri()]
+    run = subprocess.run(command, capture_output=True, text=True)
+    if run.returncode or not target.exists():
+        sys.exit(f"the browser did not print ({browser}):\n{run.stderr[-2000:]}")
+
+
+def page_numbers(path: Path) -> dict[str, int]:
+    """Where each id that some link leads to stands, {id: page from 1}."""
+    pdf = PdfReader(path)
+    places = pdf.named_destinations.items()
+    return {
+        name.lstrip("/"): pdf.get_destination_page_number(place) + 1
+        for name, place in places
+    }
+
+
+def main() -> None:
+    if not (HTML / "index.html").exists():
+        sys.exit("no book in _build/html: run `make book` first")
+    browser = find_browser()
+    OUT.mkdir(parents=True, exist_ok=True)
+    source, target = OUT / "book.html", OUT / "book.pdf"
+    numbers = {}
+    for _ in range(2):
+        target.unlink(missing_ok=True)
+        source.write_text(Book(HTML, numbers).write(), encoding="utf8")
+        print_page(browser, source, target)
+        numbers = page_numbers(target)
+    print(target)
+
+
+if __name__ == "__main__":
+    main()

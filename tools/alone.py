@@ -93,17 +93,28 @@ def environment(remote: Path, packages: Path) -> dict[str, str]:
     }
 
 
+def kernel_of(python: str) -> type[AsyncKernelManager]:
+    """Starts this Python's kernel, not one of that name that is installed somewhere."""
+
+    class Kernel(AsyncKernelManager):
+        kernel_spec = KernelSpec(
+            argv=[python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+        )
+
+    return Kernel
+
+
 def execute(
     notebook: NotebookNode, folder: Path, env: dict[str, str], python: str
 ) -> None:
     """Run a notebook in a folder with a Python's kernel; raise its first error."""
-    kernel = AsyncKernelManager()
-    # Not the kernel of that name that is installed somewhere: this Python's.
-    kernel._kernel_spec = KernelSpec(
-        argv=[python, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    client = NotebookClient(
+        notebook,
+        timeout=900,  # a cell: the machine may be slow
+        kernel_manager_class=kernel_of(python),
+        resources={"metadata": {"path": str(folder)}},
     )
-    place = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, km=kernel, timeout=900, resources=place).execute(env=env)
+    client.execute(env=env)
 
 
 def memory_of(process: psutil.Process) -> int:

@@ -94,9 +94,9 @@ def find_python(versions: list = SUPPORTED) -> str:
     else:
         have = f"found {have or 'no Python 3'}"
     sys.exit(
-        f"The packages are pinned for Python {need}, and {have}: install one (python.org, "
-        "pyenv, conda or your system's packages), so that it is on the PATH or named by "
-        "COURSE_PYTHON=/path/to/python."
+        f"The packages are pinned for Python {need}, and {have}: install one "
+        "(python.org, pyenv, conda or your system's packages), so that it is on the "
+        "PATH or named by COURSE_PYTHON=/path/to/python."
     )
 
 

@@ -52,7 +52,7 @@ def checked_version(tag: str) -> str:
     if not VERSION.fullmatch(version):
         sys.exit(
             f"{tag!r} cannot be a version: it is the name of a branch or tag, of "
-            "letters, digits, dots, - and _. Write: make version TAG=term-2027a"
+            "letters, digits, dots, - and _, such as term-2027a."
         )
     return version
 

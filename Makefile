@@ -1,6 +1,6 @@
 # Every target is a task of tools/__main__.py, which says what it does; where
 # there is no make: python -m tools NAME.
-TASKS = help book test lab release homework grade reseed weekly alone colab \
+TASKS = help book test lab release homework grade slides reseed weekly alone colab \
 	scale worker bench repository version setup-cells constraints python clean \
 	course tests
 

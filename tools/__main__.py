@@ -44,6 +44,7 @@ lab          open the chapters in JupyterLab
 release      write the students' notebooks, without solutions
 homework     write a chapter's exercises to hand out (CHAPTERS="07 09")
 grade        grade what came back (CHAPTER=07 FROM=downloads.zip)
+slides       write a deck of slides per chapter, from the book's run
 reseed       run the chapters with other seeds, for the claims' margins
              (SEEDS="11 12" CPU="native default" CHAPTERS="04 07")
 weekly       run the chapters with four fresh seeds; how many claims fail
@@ -69,7 +70,8 @@ NBVAL = (
 )
 QUIET = {"OMP_NUM_THREADS": "1", "COURSE_PROGRESS": "0"}
 # These need what nbval recorded, the built book, or a clone: they come last.
-LATE = [f"tests/test_{name}.py" for name in ("margins", "book", "search", "colab")]
+LAST = ("margins", "book", "search", "slides", "colab")
+LATE = [f"tests/test_{name}.py" for name in LAST]
 BUILT = ["_build", "_release", ".pytest_cache", ".ruff_cache", ".hypothesis"]
 
 
@@ -131,15 +133,24 @@ def constraints():
     return 0
 
 
-def extra():
-    """What a Dask cluster or a download needs is installed when one is asked for."""
-    pip_install(VENV, "-r", "requirements-scale.txt", "-c", "constraints.txt")
+def extra(name):
+    """What few need is installed when it is asked for: requirements-NAME.txt."""
+    pip_install(VENV, "-r", f"requirements-{name}.txt", "-c", "constraints.txt")
+
+
+def slides():
+    """They show the run of the book, so the book comes first."""
+    python = ensure("course")
+    if run(python, "tools/build.py"):
+        return 1
+    extra("slides")
+    return run(python, "tools/slides.py")
 
 
 def scale():
     python = ensure("course")
     if os.environ.get("DATA") or os.environ.get("SCHEDULER"):
-        extra()
+        extra("scale")
     return run(python, "tools/scale.py", OMP_NUM_THREADS="1", PYTHONPATH=".")
 
 
@@ -147,7 +158,7 @@ def worker():
     if not os.environ.get("SCHEDULER"):
         sys.exit("Whose worker? Write: make worker SCHEDULER=tcp://host:8786")
     python = ensure("course")
-    extra()
+    extra("scale")
     command = ["-m", "distributed.cli.dask_worker", os.environ["SCHEDULER"]]
     command += ["--nworkers", "-1", "--nthreads", "1"]
     path = os.pathsep.join([".", "tools"])
@@ -170,7 +181,7 @@ def show_help():
 
 SPECIAL = {
     **{"test": test, "colab": colab, "constraints": constraints, "scale": scale},
-    **{"worker": worker, "clean": clean, "help": show_help},
+    **{"worker": worker, "slides": slides, "clean": clean, "help": show_help},
     **{"python": lambda: print(find_python())},
     **{kind: lambda kind=kind: ensure(kind) and 0 for kind in KINDS if kind != "colab"},
 }

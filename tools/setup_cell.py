@@ -10,9 +10,9 @@ here = Path.cwd()
 places = [here, *here.parents, here / f"bn-measured-{VERSION}"]
 found = [p for p in places if (p / "data/digits.sha256").is_file()]
 if not found:
-    clone = ["git", "clone", "--quiet", "--depth=1", f"--branch={VERSION}"]
+    clone = ["git", "clone", "--quiet", "--depth=1"]
     with tempfile.TemporaryDirectory(dir=here) as half:
-        clone += [REPOSITORY, f"{half}/all"]
+        clone += [f"--branch={VERSION}", REPOSITORY, f"{half}/all"]
         done = subprocess.run(clone, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(

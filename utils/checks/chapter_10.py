@@ -291,8 +291,12 @@ def fold(
     flat = getattr(layer, "weight", torch.ones(1)).dim() < 4
     kind = options.pop("kind", nn.BatchNorm1d if flat else nn.BatchNorm2d)
     training = options.pop("training", False)
-    bn = fill(kind(options.pop("channels", 4), **options)).to(dtypes[1])
-    bn.train(training), layer.train(len(options) % 2 == 0)  # its mode must not matter
+    layer.train(len(options) % 2 == 0)  # its mode must not matter
+    no_bias = options.pop("bias", True) is False
+    bn = kind(options.pop("channels", 4), **options)
+    if no_bias:  # as bias=False makes it, an argument that PyTorch 2.11 lacks
+        bn.bias = None
+    bn = fill(bn).to(dtypes[1]).train(training)
     if shape is None and dtypes[0] == torch.float64:
         return _refused(answer, layer, bn)
     before = [dict(state_of(m)) for m in (layer, bn)]

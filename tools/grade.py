@@ -12,7 +12,7 @@ What could not be graded has no mark, and says why; it is never 0. 0 means that
 the check found the answer wrong, or that nothing was written.
 
 LIMIT=20 seconds of computing per cell, or five times what the model answer
-needs; MEMORY=2000 MB; JOBS=2 workers.
+needs; MEMORY=2000 MB; JOBS=2 workers; SECRET=folder of private exercises.
 """
 
 import csv
@@ -31,10 +31,9 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-import nbformat
-
 import grade_pages
 import homework
+import private
 from exercises import Exercise, exercises, tags
 from repository import ROOT
 from sandbox import sandbox
@@ -174,7 +173,7 @@ def judge(
 
 def model_answers(path: Path) -> dict[str, Answer]:
     """The chapter's own answers, to find out whether it can be graded here."""
-    found = exercises(nbformat.read(path, as_version=4))
+    found = exercises(private.chapter(path))
     return {
         e.number: Answer("from utils import checks\n" + e.solution.source)
         for e in found
@@ -414,8 +413,7 @@ def settings() -> dict:
 def unpacked(path: Path, clean) -> Iterator[Path]:
     """The homework in a folder of its own, in which answers can run."""
     with tempfile.TemporaryDirectory() as temporary:
-        archive = homework.write(path.stem, clean, ROOT, Path(temporary))
-        yield archive.with_suffix("")
+        yield homework.write_folder(path.stem, clean, ROOT, Path(temporary), True)
 
 
 @contextmanager
@@ -459,7 +457,7 @@ def grade_class(
 ) -> tuple[dict, str]:
     """{student: (grades, flags)}, and how their code was run."""
     found = exercises(clean)
-    chapter = nbformat.read(path, as_version=4)
+    chapter = private.chapter(path)
     papers = {s: prepare(h, found, clean, chapter) for s, h in students.items()}
     jobs = {s: job_of(found, a, {}) for s, (a, _) in papers.items() if a is not None}
     jobs = {student: job for student, job in jobs.items() if job["exercises"]}
@@ -500,7 +498,7 @@ def main(root: Path = ROOT, into: Path = ROOT / GRADES) -> None:
     marks, hand = merge(folder, results, found)
     seconds = time.monotonic() - start
     how = f"{how}; {seconds:.0f} s with {set_up['jobs']} workers."
-    pages = grade_pages.Pages(folder, nbformat.read(path, as_version=4), found, root)
+    pages = grade_pages.Pages(folder, private.chapter(path), found, root)
     pages.write(results, marks, hand, how)
     flagged = sum(bool(flags) for _, flags in results.values())
     shown = Path(os.path.relpath(folder, root))

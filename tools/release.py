@@ -31,6 +31,7 @@ COURSE = [
     "utils/*.py",
     "utils/course.mplstyle",
     "utils/checks/*.py",
+    "utils/widgets/*.*",
 ]
 COURSE += ["data/README.md", "data/digits.*"]
 COURSE += ["utils/scale/*.py", "data/mnist5k/mnist5k.*", "data/scale/*.csv"]

@@ -7,11 +7,11 @@ NBVAL = OMP_NUM_THREADS=1 COURSE_PROGRESS=0 $(PYTHON) -m pytest -q --nbval-lax \
 	-p tests.nbval_chapter --nbval-current-env --nbval-cell-timeout=180 chapters
 # These need what nbval recorded, the built book, or a clone: they come last.
 LATE = tests/test_margins.py tests/test_book.py tests/test_search.py \
-	tests/test_slides.py tests/test_colab.py
+	tests/test_slides.py tests/test_colab.py tests/test_self_test.py
 
 .DEFAULT_GOAL := help
 .PHONY: help book test lab release bench repository constraints reseed weekly scale worker \
-	clean environment tests homework grade course nbgrader otter variants slides
+	clean environment tests homework grade course nbgrader otter variants slides questions
 
 help:
 	@echo "make book        build the book; the last line is its address"
@@ -25,6 +25,7 @@ help:
 	@echo "make course      a course for nbgrader (CHAPTERS=\"07 09\" COURSE=folder)"
 	@echo "make nbgrader    install nbgrader beside the course, and try it"
 	@echo "make otter       assignments for otter (CHAPTERS=\"07 09\")"
+	@echo "make questions   write the question bank for Canvas and Moodle (SECRET=folder)"
 	@echo "make slides      write a deck of slides per chapter, from the book's run"
 	@echo "make reseed      run the chapters with other seeds, for the claims' margins"
 	@echo "                 (SEEDS=\"11 12\" CPU=\"native default\" CHAPTERS=\"04 07\")"
@@ -91,6 +92,12 @@ nbgrader:
 # It reads CHAPTERS and SECRET: see tools/otter_export.py.
 otter: environment
 	@$(PYTHON) tools/otter_export.py
+
+# It reads SECRET: see tools/questions.py.
+questions: environment
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check \
+		-r requirements-questions.txt -c constraints.txt
+	@$(PYTHON) tools/questions.py
 
 # It reads CHAPTERS; the slides show the run of the book, so the book comes first.
 slides: book

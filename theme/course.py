@@ -265,6 +265,8 @@ def offer_colab_where_it_works(app, config):
 def setup(app):
     """Register all of the above with Sphinx."""
     app.setup_extension("myst_nb")
+    app.setup_extension("self_test")
+    app.setup_extension("teaching")
     app.setup_extension("found")
     app.add_directive_to_domain("glue", "figure", PasteFigure, override=True)
     app.add_post_transform(PasteSvg)

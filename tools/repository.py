@@ -79,12 +79,13 @@ def new_texts(root: Path, address: str) -> dict[Path, str]:
     """The files that change, each with its new text. Nothing is written here."""
     old = re.escape(current_address(root))
     mention = rf"(?<![\w./-]){old}(?![\w-]|\.(?!git\b)\w)"
-    chapters = sorted((root / "chapters").glob("*.ipynb"))
+    notebooks = sorted((root / "chapters").glob("*.ipynb"))
+    notebooks += sorted((root / "instructors").glob("*.ipynb"))
     patterns = {
         root / "_config.yml": IN_CONFIG,
         root / "CITATION.cff": IN_CITATION,
         root / "tools" / "setup_cell.py": IN_CODE,
-        **dict.fromkeys(chapters, IN_CODE),
+        **dict.fromkeys(notebooks, IN_CODE),
     }
     pages = [*root.glob("*.md"), *(root / "chapters").glob("*.md")]
     changed = {}

@@ -43,7 +43,7 @@ def test_make_and_tools_know_the_same_tasks():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
     assert set(re.search(r"^TASKS = (.*)$", makefile, re.MULTILINE)[1].split()) == tasks
     told = set(re.findall(r"^([a-z-]+) ", HELP, re.MULTILINE))
-    assert told == tasks - {"help", "course", "tests"}
+    assert told == tasks - {"help", "environment", "tests"}
 
 
 def test_every_program_is_there():
@@ -110,10 +110,11 @@ def project(tmp_path, monkeypatch):
     """A project that needs no package, so that nothing is downloaded."""
     for name in environment.PINS:
         (tmp_path / name).touch()
-    kind = (tmp_path / ".venv", *environment.KINDS["course"][1:])
+    place, kinds = tmp_path / ".venv", environment.KINDS
+    kinds = {name: (place, *kinds[name][1:]) for name in ("course", "tests")}
     monkeypatch.setattr(environment, "ROOT", tmp_path)
-    monkeypatch.setattr(environment, "VENV", tmp_path / ".venv")
-    monkeypatch.setattr(environment, "KINDS", {"course": kind, "tests": kind})
+    monkeypatch.setattr(environment, "VENV", place)
+    monkeypatch.setattr(environment, "KINDS", kinds)
     monkeypatch.setenv("COURSE_PYTHON", sys.executable)
     return tmp_path
 

@@ -13,7 +13,6 @@ import subprocess
 import sys
 
 from tools.environment import (
-    KINDS,
     ROOT,
     VENV,
     ensure,
@@ -29,6 +28,9 @@ PROGRAMS = {
     "release": ("course", "tools/release.py"),
     "homework": ("course", "tools/homework.py"),
     "grade": ("course", "tools/grade.py"),
+    "variants": ("course", "tools/variants.py"),
+    "course": ("course", "tools/course.py"),
+    "otter": ("course", "tools/otter_export.py"),
     "reseed": ("course", "tools/reseed.py"),
     "weekly": ("course", "tools/reseed.py weekly"),
     "alone": ("course", "tools/alone.py"),
@@ -39,11 +41,17 @@ PROGRAMS = {
 }
 HELP = """\
 book         build the book; the last line is its address
+             (SOLUTIONS=no: without the solutions)
 test         everything that must hold: lint, tests, chapters, book
 lab          open the chapters in JupyterLab
 release      write the students' notebooks, without solutions
 homework     write a chapter's exercises to hand out (CHAPTERS="07 09")
 grade        grade what came back (CHAPTER=07 FROM=downloads.zip)
+variants     homework with exercises of your own (SECRET=folder)
+course       a course for nbgrader (CHAPTERS="07 09" COURSE=folder)
+nbgrader     install nbgrader beside the course, and try it
+otter        assignments for otter (CHAPTERS="07 09")
+questions    write the question bank for Canvas and Moodle (SECRET=folder)
 slides       write a deck of slides per chapter, from the book's run
 reseed       run the chapters with other seeds, for the claims' margins
              (SEEDS="11 12" CPU="native default" CHAPTERS="04 07")
@@ -70,7 +78,7 @@ NBVAL = (
 )
 QUIET = {"OMP_NUM_THREADS": "1", "COURSE_PROGRESS": "0"}
 # These need what nbval recorded, the built book, or a clone: they come last.
-LAST = ("margins", "book", "search", "slides", "colab")
+LAST = ("margins", "book", "search", "slides", "colab", "self_test")
 LATE = [f"tests/test_{name}.py" for name in LAST]
 BUILT = ["_build", "_release", ".pytest_cache", ".ruff_cache", ".hypothesis"]
 
@@ -147,6 +155,18 @@ def slides():
     return run(python, "tools/slides.py")
 
 
+def questions():
+    python = ensure("course")
+    extra("questions")
+    return run(python, "tools/questions.py")
+
+
+def nbgrader():
+    """In a folder of its own, with constraints of its own: the course needs neither."""
+    command = "-m pytest -q --noconftest tests/test_nbgrader.py"
+    return run(ensure("nbgrader"), command, OMP_NUM_THREADS="1")
+
+
 def scale():
     python = ensure("course")
     if os.environ.get("DATA") or os.environ.get("SCHEDULER"):
@@ -183,7 +203,10 @@ SPECIAL = {
     **{"test": test, "colab": colab, "constraints": constraints, "scale": scale},
     **{"worker": worker, "slides": slides, "clean": clean, "help": show_help},
     **{"python": lambda: print(find_python())},
-    **{kind: lambda kind=kind: ensure(kind) and 0 for kind in KINDS if kind != "colab"},
+    **{"questions": questions, "nbgrader": nbgrader},
+    # Only what others need.
+    **{"environment": lambda: ensure("course") and 0},
+    **{"tests": lambda: ensure("tests") and 0},
 }
 
 

@@ -139,6 +139,10 @@ class Peak(threading.Thread):
             self.mebibytes = max(self.mebibytes, held)
 
 
+def raised_in(cell: NotebookNode) -> bool:
+    return any(output.output_type == "error" for output in cell.get("outputs", []))
+
+
 def run(path: Path, env: dict[str, str], python: str) -> Outcome:
     """Run a chapter to its end in an empty folder."""
     notebook, error = nbformat.read(path, as_version=4), ""
@@ -151,7 +155,8 @@ def run(path: Path, env: dict[str, str], python: str) -> Outcome:
         except CellExecutionError as failed:
             if failed.ename == "KeyboardInterrupt":  # nbclient hands it on
                 sys.exit(f"Interrupted in {path.stem}.")
-            error = f"{failed.ename}: {failed.evalue}"
+            broken = [cell.id for cell in notebook.cells if raised_in(cell)]
+            error = f"cell {broken[-1]}: {failed.ename}: {failed.evalue}"
         except Exception as failed:  # a dead kernel, a cell that took too long
             error = f"{type(failed).__name__}: {failed}"
     peak.over.set()

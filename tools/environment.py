@@ -20,6 +20,11 @@ PINS = ["requirements.txt", "requirements-dev.txt", "constraints.txt"]
 KINDS = {
     "course": (VENV, SUPPORTED, ["-r", PINS[0], "-c", PINS[2]], PINS),
     "tests": (VENV, SUPPORTED, ["-r", PINS[1], "-c", PINS[2]], PINS),
+    "nbgrader": (
+        *(ROOT / ".venv-nbgrader", SUPPORTED),
+        ["-r", "instructors/requirements.txt", "-c", "instructors/constraints.txt"],
+        ["instructors/requirements.txt", "instructors/constraints.txt"],
+    ),
     "colab": (
         *(COLAB, [(3, 13)]),
         *(["-r", "requirements-colab.txt"], ["requirements-colab.txt"]),
@@ -141,7 +146,7 @@ def stamped(kind: str) -> str:
 
 
 def ensure(kind: str) -> str:
-    """Make or mend the environment for "course", "tests" or "colab"; its Python.
+    """Make or mend the environment of a kind; return its Python.
 
     What serves the tests serves the course.
     """

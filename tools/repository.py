@@ -125,7 +125,8 @@ def new_texts(root: Path, address: str, version: str) -> dict[Path, str]:
     """The files that change, each with its new text. Nothing is written here."""
     source = setup_source(root, address, version)
     new = {root / "tools" / "setup_cell.py": source + "\n"}
-    for path in sorted((root / "chapters").glob("*.ipynb")):
+    notebooks = sorted((root / "chapters").glob("*.ipynb"))
+    for path in [*notebooks, *sorted((root / "instructors").glob("*.ipynb"))]:
         new[path] = with_setup(path, source, root)
     config = root / "_config.yml"
     text = config.read_text(encoding="utf-8")

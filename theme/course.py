@@ -7,7 +7,7 @@ It does what Jupyter Book leaves open:
 - every image without alternative text of its own is a warning, which
   the build turns into an error;
 - folded cells that show nothing and stand in a row are one folded thing;
-- the Colab button is a button, not the one entry of a menu;
+- the Colab and Binder buttons are buttons, not entries of a menu;
 - what the search page searches: every section of every page, by itself.
 """
 
@@ -31,6 +31,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 
 LOGGER = logging.getLogger(__name__)
+ICONS = {"Colab": "fas fa-rocket", "Binder": "fas fa-cloud"}
 AT_LEAST = 3  # folded cells in a row, to be folded once more
 # What holds text that a reader may search for.
 BLOCKS = (nodes.paragraph, nodes.literal_block, nodes.caption)
@@ -146,13 +147,16 @@ def fold_plumbing(app, doctree, docname):
 
 
 def unfold_launch_menu(app, pagename, templatename, context, doctree):
-    """Replace the launch menu by its only entry, the Colab button."""
+    """Replace the launch menu by its entries: Colab, the quicker, comes first."""
     buttons = context["header_buttons"]
     for place, menu in enumerate(buttons):
         if menu.get("label") == "launch-buttons":
-            (buttons[place],) = menu["buttons"]
             # The theme draws a picture icon as large as it is.
-            buttons[place] |= {"label": "colab", "icon": "fas fa-rocket"}
+            buttons[place : place + 1] = [
+                entry | {"label": entry["text"].lower(), "icon": ICONS[entry["text"]]}
+                for entry in sorted(menu["buttons"], key=lambda e: e["text"] != "Colab")
+            ]
+            break
 
 
 def greek(command):
@@ -255,11 +259,15 @@ class Sections:
         place.write_text(f"const SECTIONS = {text};\n", encoding="utf8")
 
 
-def offer_colab_where_it_works(app, config):
-    """Drop the Colab button where the repository is not on GitHub: it warns."""
+def offer_what_works(app, config):
+    """Drop the buttons whose service cannot read where the repository is."""
     options = config.html_theme_options
-    if not options.get("repository_url", "").startswith("https://github.com/"):
-        options.get("launch_buttons", {}).pop("colab_url", None)
+    address = options.get("repository_url", "")
+    buttons = options.get("launch_buttons", {})
+    if not address.startswith("https://github.com/"):
+        buttons.pop("colab_url", None)
+    if not address.startswith(("https://github.com/", "https://gitlab.com/")):
+        buttons.pop("binderhub_url", None)
 
 
 def setup(app):
@@ -270,7 +278,7 @@ def setup(app):
     app.setup_extension("found")
     app.add_directive_to_domain("glue", "figure", PasteFigure, override=True)
     app.add_post_transform(PasteSvg)
-    app.connect("config-inited", offer_colab_where_it_works)
+    app.connect("config-inited", offer_what_works)
     app.connect("doctree-resolved", warn_about_alternative_text)
     app.connect("doctree-resolved", fold_plumbing)
     sections = Sections()

@@ -325,7 +325,7 @@ GROWS = (
 COMPANY = (
     "the output for one example depends on its batch-mates: no statistics of a batch"
 )
-LINEAR = "a block without a bend: stacked, such blocks are one linear map"
+STRAIGHT = "a block without a bend: stacked, such blocks are one linear map"
 NEVER = (
     "after 10 updates some parameters have not moved, or a block has none: a factor "
     "that is fixed at 0 lets nothing learn, and of two factors at 0 neither gets a "
@@ -343,14 +343,14 @@ NEVER = (
         "the gradient*": "the gradient at the first block is not within a factor of 10 "
         "of that at the last",
         "all of it learns": NEVER,
-        "it bends": LINEAR,
+        "it bends": STRAIGHT,
     },
     right={"a factor 1 / sqrt(depth)": _Block},
     mistakes={
         COMPANY: _WithBN,
         GROWS: (_Whole, _Normed),
         NEVER: (_Off, _Dead),
-        LINEAR: _Linear,
+        STRAIGHT: _Linear,
         "train mode and eval mode should give the same": _Drops,
         "keep the shortcut: a block adds to its input": _Bare,
     },

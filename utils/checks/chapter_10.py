@@ -213,8 +213,12 @@ def fold(
         nn.BatchNorm1d if dims < 4 else nn.BatchNorm2d,
         norm.pop("training", False),
     )
-    bn = fill(bn_kind(norm.pop("channels", 4), **norm)).to(dtype).train(training)
     layer.train(len(norm) % 2 == 0)  # its mode must not matter
+    no_bias = norm.pop("bias", True) is False
+    bn = bn_kind(norm.pop("channels", 4), **norm)
+    if no_bias:  # as bias=False makes it, an argument that PyTorch 2.11 lacks
+        bn.bias = None
+    bn = fill(bn).to(dtype).train(training)
     half = how.startswith("in float16")
     layer, bn = (
         layer.half() if half else layer,

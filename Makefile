@@ -1,7 +1,7 @@
 # Every target is a task of tools/__main__.py, which says what it does; where
 # there is no make: python -m tools NAME.
 TASKS = help book test lab release homework grade variants course nbgrader otter \
-	questions slides reseed weekly alone colab scale worker bench repository version \
+	questions slides pdf reseed weekly alone colab scale worker bench repository version \
 	setup-cells constraints python clean environment tests
 
 # Any Python starts it; one of the right version is looked for then. Each is

@@ -1,25 +1,24 @@
-// What was read and answered here: kept in this browser, sent nowhere.
+// What was read and answered: kept in this browser, sent nowhere.
 {
-  const KEY = "batch-norm-measured";
+  const KEY = "bn-measured";
+  const MARK =
+    '<b class="mark-read"><i aria-hidden="true">✓</i><span class="visually-hidden">read</span></b>';
   const chapterOf = (link) => /\/(\d\d_\w+)(\.html)?$/.exec(link.pathname)?.[1];
-  // A browser may refuse to store. Then nothing is known, and nothing shown.
-  const attempt = (action) => {
+  const safe = (action) => {
     try {
       return action();
-    } catch {
-      return null;
-    }
+    } catch {} // a browser may refuse to store: then nothing is known
   };
   const known = () => ({
     read: [],
     right: [],
-    ...attempt(() => JSON.parse(localStorage.getItem(KEY))),
+    ...safe(() => JSON.parse(localStorage.getItem(KEY))),
   });
 
   function note(kind, name) {
     const now = known();
     now[kind] = [...new Set([...now[kind], name])];
-    attempt(() => localStorage.setItem(KEY, JSON.stringify(now)));
+    safe(() => localStorage.setItem(KEY, JSON.stringify(now)));
     show();
   }
 
@@ -29,34 +28,31 @@
     const links = [...document.querySelectorAll(".bd-docs-nav a")].filter(chapterOf);
     const done = links.filter((link) => read.includes(chapterOf(link)));
     for (const link of done) {
-      link.insertAdjacentHTML(
-        "beforeend",
-        '<span class="mark-read"><span aria-hidden="true">✓</span>' +
-          '<span class="visually-hidden">read</span></span>',
-      );
+      link.insertAdjacentHTML("beforeend", MARK);
     }
     const place = document.getElementById("progress");
     if (!place) return;
     place.hidden = !done.length && !right.length;
     place.querySelector("output").textContent =
       `${done.length} of ${links.length} chapters read` +
-      (right.length ? `, ${right.length} answers right in the self-test.` : ".");
+      (right.length ? `; right in the self-test: ${right.length}.` : ".");
     place.querySelector("button").onclick = () => {
-      attempt(() => localStorage.removeItem(KEY));
+      safe(() => localStorage.removeItem(KEY));
       show();
     };
   }
 
   const end = document.querySelector(".prev-next-footer");
-  if (end && chapterOf(location)) {
+  const here = chapterOf(location);
+  if (end && here) {
     new IntersectionObserver((seen) => {
-      if (seen.at(-1).isIntersecting) note("read", chapterOf(location));
+      if (seen.at(-1).isIntersecting) note("read", here);
     }).observe(end);
   }
   // After the form's own answer: theme/self_test.js.
   document.addEventListener("submit", ({ target }) => {
     if (target.querySelector("output.right")) note("right", target.id);
   });
-  addEventListener("pageshow", show); // also on the way back
+  addEventListener("pageshow", show); // on the way back
   show();
 }

@@ -53,6 +53,7 @@ nbgrader     install nbgrader beside the course, and try it
 otter        assignments for otter (CHAPTERS="07 09")
 questions    write the question bank for Canvas and Moodle (SECRET=folder)
 slides       write a deck of slides per chapter, from the book's run
+pdf          write the whole book as one PDF (with Chromium or Chrome: CHROMIUM=/path)
 reseed       run the chapters with other seeds, for the claims' margins
              (SEEDS="11 12" CPU="native default" CHAPTERS="04 07")
 weekly       run the chapters with four fresh seeds; how many claims fail
@@ -78,7 +79,7 @@ NBVAL = (
 )
 QUIET = {"OMP_NUM_THREADS": "1", "COURSE_PROGRESS": "0"}
 # These need what nbval recorded, the built book, or a clone: they come last.
-LAST = ("margins", "book", "search", "slides", "colab", "self_test")
+LAST = ("margins", "book", "search", "slides", "colab", "self_test", "aids")
 LATE = [f"tests/test_{name}.py" for name in LAST]
 BUILT = ["_build", "_release", ".pytest_cache", ".ruff_cache", ".hypothesis"]
 
@@ -146,13 +147,13 @@ def extra(name):
     pip_install(VENV, "-r", f"requirements-{name}.txt", "-c", "constraints.txt")
 
 
-def slides():
-    """They show the run of the book, so the book comes first."""
+def from_book(name):
+    """It shows the run of the book, so the book comes first."""
     python = ensure("course")
     if run(python, "tools/build.py"):
         return 1
-    extra("slides")
-    return run(python, "tools/slides.py")
+    extra(name)
+    return run(python, f"tools/{name}.py")
 
 
 def questions():
@@ -201,7 +202,8 @@ def show_help():
 
 SPECIAL = {
     **{"test": test, "colab": colab, "constraints": constraints, "scale": scale},
-    **{"worker": worker, "slides": slides, "clean": clean, "help": show_help},
+    **{"worker": worker, "clean": clean, "help": show_help},
+    **{name: lambda name=name: from_book(name) for name in ("slides", "pdf")},
     **{"python": lambda: print(find_python())},
     **{"questions": questions, "nbgrader": nbgrader},
     # Only what others need.

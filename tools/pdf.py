@@ -19,6 +19,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 import yaml
 from bs4 import BeautifulSoup
 from pypdf import PdfReader, PdfWriter
+from pypdf.generic import NameObject, TextStringObject
 
 ROOT = Path(__file__).resolve().parents[1]
 HTML = ROOT / "_build" / "html"
@@ -35,19 +36,19 @@ AT_THE_END = re.compile(r"Answer|Hint|Show the solution")
 # What does nothing on paper. Code that is folded goes, too.
 DROP = (
     "script, style, button, .headerlink, .plumbing, .for-dark, .neighbours, #progress,"
-    " .widget, a.btn, #jb-print-docs-body"
+    " a.btn"
 )
 BACK = "Solutions, hints and answers"
 
 
 def find_browser() -> str:
     """The path of a Chromium or Chrome; a sentence and exit code 1 without one."""
-    wanted = [os.environ["BROWSER"]] if os.environ.get("BROWSER") else NAMES + PLACES
+    wanted = [os.environ["CHROMIUM"]] if os.environ.get("CHROMIUM") else NAMES + PLACES
     found = next(filter(None, map(shutil.which, wanted)), None)
     if not found:
         sys.exit(
             f"no browser found (looked for {', '.join(wanted)}): the PDF is printed by "
-            "Chromium or Chrome; install one, or give its path as BROWSER=/path"
+            "Chromium or Chrome; install one, or give its path as CHROMIUM=/path"
         )
     return found
 
@@ -80,7 +81,7 @@ class Book:
         self.home = read(html / "index.html")
         self.parts = contents(self.home)
         self.pages = {address for _, pages in self.parts for _, address in pages}
-        self.back = []  # (title of a page, [(heading, id, what stood there), …])
+        self.back = []  # (title of a page, [(heading, kind, fold), …])
         self.moved = 0
 
     def tag(self, name: str, *inside, **attributes):
@@ -100,21 +101,25 @@ class Book:
         article = read(self.html / address).select_one("article.bd-article")
         for element in article.select(DROP):
             element.decompose()
-        self.move_to_the_end(title, article)
+        moved = self.move_to_the_end(article)
+        if moved:
+            self.back.append((title, moved))
         for fold in article.select("details"):
             if "hide" in fold.get("class", []):
                 fold.decompose()
             else:
                 fold["open"] = ""
         for image in article.select("img"):
-            image["src"] = urljoin(f"../html/{address}", image["src"])
+            place = urljoin(SITE + address, image["src"])
+            image["src"] = place.replace(SITE, "../html/")
             image.attrs.pop("loading", None)
-        self.set_links(article, address)
+        for part in [article, *(fold for *_, fold in moved)]:
+            self.set_links(part, address)
         article["id"] = name_of(address)
         return article
 
-    def move_to_the_end(self, title: str, article) -> None:
-        """Put what tells the answer into `self.back`, and a link in its place."""
+    def move_to_the_end(self, article) -> list:
+        """Take out what tells the answer, and leave links: (heading, kind, fold)."""
         found = []
         for fold in article.select("details"):
             summary = fold.find("summary").get_text(" ", strip=True)
@@ -130,21 +135,15 @@ class Book:
             fold.summary.decompose()
             fold.name, fold.attrs = "div", {"id": anchor, "class": "back"}
             found.append((heading.get_text(" ", strip=True), summary_of(summary), fold))
-        if found:
-            self.back.append((title, found))
+        return found
 
-    def set_links(self, article, address: str) -> None:
+    def set_links(self, part, address: str) -> None:
         """Make ids the book's own, and links between pages links within it."""
-        for element in article.select("[id]"):
+        for element in part.select("[id]"):
             if not element["id"].startswith("back-"):
                 element["id"] = f"{name_of(address)}.{element['id']}"
-        for part in [article, *(fold for *_, fold in self.latest(address))]:
-            for a in part.select("a[href]"):
-                self.set_link(a, address)
-
-    def latest(self, address):
-        """What was moved to the end from the page that is being read."""
-        return self.back[-1][1] if self.back and self.back[-1][1] else []
+        for a in part.select("a[href]"):
+            self.set_link(a, address)
 
     def set_link(self, a, address: str) -> None:
         if a["href"].startswith("#back-"):
@@ -221,7 +220,7 @@ class Book:
 
 
 def summary_of(text: str) -> str:
-    """"Show the solution Hide the code" -> "Solution"; other texts stay."""
+    """ "Show the solution Hide the code" -> "Solution"; other texts stay."""
     return "Solution" if text.startswith("Show the solution") else text
 
 
@@ -229,7 +228,10 @@ def print_page(browser: str, source: Path, target: Path) -> None:
     """Let the browser print a file."""
     command = [browser, "--headless", "--disable-gpu", "--no-pdf-header-footer"]
     command += ["--generate-pdf-document-outline", "--virtual-time-budget=600000"]
-    command += ["--host-resolver-rules=MAP * ~NOTFOUND", "--allow-file-access-from-files"]
+    command += [
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        "--allow-file-access-from-files",
+    ]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--no-sandbox")  # Chromium refuses root otherwise
     command += [f"--print-to-pdf={target}", source.as_uri()]
@@ -248,6 +250,34 @@ def page_numbers(path: Path) -> dict[str, int]:
     }
 
 
+def finish(source: Path, target: Path) -> None:
+    """Name the author, and mend the bookmarks: Chromium joins a heading's lines.
+
+    The bookmarks are the headings of the page in their order.
+    """
+    pdf = PdfWriter(clone_from=target)
+    headings = read(source).select("h1, h2, h3, h4, h5, h6")
+    marks = flat(pdf.outline)
+    if len(marks) != len(headings):
+        sys.exit(f"{len(marks)} bookmarks for {len(headings)} headings in {source}")
+    for mark, heading in zip(marks, headings):
+        title = TextStringObject(" ".join(heading.get_text().split()))
+        mark.node[NameObject("/Title")] = title
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf8"))
+    pdf.add_metadata({"/Title": config["title"], "/Author": config["author"]})
+    pdf.page_mode = "/UseOutlines"
+    pdf.write(target)
+
+
+def flat(outline: list) -> list:
+    """The bookmarks in order; a list in pypdf's outline is what stands below."""
+    return [
+        mark
+        for part in outline
+        for mark in (flat(part) if isinstance(part, list) else [part])
+    ]
+
+
 def main() -> None:
     if not (HTML / "index.html").exists():
         sys.exit("no book in _build/html: run `make book` first")
@@ -260,6 +290,7 @@ def main() -> None:
         source.write_text(Book(HTML, numbers).write(), encoding="utf8")
         print_page(browser, source, target)
         numbers = page_numbers(target)
+    finish(source, target)
     print(target)
 
 

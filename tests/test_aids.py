@@ -13,8 +13,13 @@ import pdf
 from tests.notebooks import ROOT
 
 CHAPTERS = sorted(path.stem for path in (ROOT / "chapters").glob("*.ipynb"))
-REFUSE = """Object.defineProperty(window, "localStorage", {
-  get() { throw new DOMException("no", "SecurityError"); }});"""
+REFUSE = """for (const name of ["getItem", "setItem", "removeItem"]) {
+  const real = Storage.prototype[name];
+  Storage.prototype[name] = function (key, ...rest) {
+    if (key === "bn-measured") throw new DOMException("full", "QuotaExceededError");
+    return real.call(this, key, ...rest);  // the theme's own
+  };
+}"""
 
 
 @pytest.fixture
@@ -99,7 +104,7 @@ def test_the_cheat_sheet_is_one_page(address, page, paper):
 def test_the_cheat_sheet_has_no_typed_result():
     text = (ROOT / "chapters" / "cheat_sheet.md").read_text(encoding="utf8")
     assert text.count("{glue:text}") > 30
-    assert not re.search(r"\[[−-]?[\d.]+, |\d points|\d %", text)
+    assert not re.search(r"\[[−-]?[\d.]+, |\d points", text)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@
   const safe = (action) => {
     try {
       return action();
-    } catch {} // a browser may refuse to store: then nothing is known
+    } catch {} // a browser may refuse to store
   };
   const known = () => ({
     read: [],

@@ -8,6 +8,7 @@ Paper does not unfold. Solutions, hints and answers stand at the end, with the
 page number at their old place. Other folded code is left to the notebooks.
 """
 
+import logging
 import os
 import re
 import shutil
@@ -255,6 +256,7 @@ def finish(source: Path, target: Path) -> None:
 
     The bookmarks are the headings of the page in their order.
     """
+    logging.getLogger("pypdf").setLevel(logging.ERROR)  # Chromium counts one less
     pdf = PdfWriter(clone_from=target)
     headings = read(source).select("h1, h2, h3, h4, h5, h6")
     marks = flat(pdf.outline)

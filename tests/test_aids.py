@@ -53,7 +53,7 @@ def test_progress_stays_and_can_be_forgotten(address, page):
     read_to_the_end(page, address, CHAPTERS[7])
     page.reload()
     (text,) = marked(page)
-    assert text.endswith("✓read")  # a mark to see, a word to hear
+    assert text.endswith("✓, read")  # a mark to see, a word to hear
     page.goto(f"{address}chapters/{CHAPTERS[8]}.html")
     assert len(marked(page)) == 1  # opened is not read
     page.goto(address)

@@ -2,7 +2,7 @@
 {
   const KEY = "bn-measured";
   const MARK =
-    '<b class="mark-read"><i aria-hidden="true">✓</i><span class="visually-hidden">read</span></b>';
+    '<b class="mark-read"><i aria-hidden="true">✓</i><span class="visually-hidden">, read</span></b>';
   const chapterOf = (link) => /\/(\d\d_\w+)(\.html)?$/.exec(link.pathname)?.[1];
   const safe = (action) => {
     try {

@@ -6,8 +6,8 @@ PYTHON = .venv/bin/python
 NBVAL = OMP_NUM_THREADS=1 COURSE_PROGRESS=0 $(PYTHON) -m pytest -q --nbval-lax \
 	-p tests.nbval_chapter --nbval-current-env --nbval-cell-timeout=180 chapters
 # These need what nbval recorded, the built book, or a clone: they come last.
-LATE = tests/test_margins.py tests/test_book.py tests/test_search.py \
-	tests/test_colab.py
+LATE = tests/test_margins.py tests/test_book.py tests/test_weight.py \
+	tests/test_search.py tests/test_colab.py
 
 .DEFAULT_GOAL := help
 .PHONY: help book test lab release bench repository constraints reseed weekly scale worker \

@@ -264,6 +264,8 @@ def offer_colab_where_it_works(app, config):
 def setup(app):
     """Register all of the above with Sphinx."""
     app.setup_extension("myst_nb")
+    for part in ("figures", "mathematics", "weight"):  # beside this file
+        app.setup_extension(part)
     app.add_directive_to_domain("glue", "figure", PasteFigure, override=True)
     app.add_post_transform(PasteSvg)
     app.connect("config-inited", offer_colab_where_it_works)

@@ -27,6 +27,8 @@ COLOR = re.compile(r"#[0-9a-fA-F]{6}\b")
 TEXT = re.compile(
     r'<g style="fill: (#[0-9a-fA-F]{6})([^>]*scale\((0\.\d+) -0\.\d+\)")>'
 )
+# One in black has no color of its own.
+BLACK = re.compile(r'<g transform="[^"]*scale\(0\.\d+ -0\.\d+\)">')
 
 
 def rgb(color):
@@ -82,6 +84,9 @@ def recolor(svg, background):
             color = with_contrast(color, background, wanted * 1.01)
         return f'<g style="fill: {color.upper()}{rest}>'
 
+    def black(match):
+        return match[0].replace("<g", '<g style="fill: #000000"')
+
     def other(match):
         color = match[0]
         if background == WHITE or color.isupper():
@@ -92,8 +97,9 @@ def recolor(svg, background):
             else with_contrast(color, background, contrast(color, WHITE))
         )
 
-    # In upper case: done already.
-    return COLOR.sub(other, TEXT.sub(text, svg))
+    # Paper is transparent. In upper case: done already.
+    svg = svg.replace(f'style="fill: {WHITE}"', 'style="fill: none"')
+    return COLOR.sub(other, TEXT.sub(text, BLACK.sub(black, svg)))
 
 
 def size_of(svg):
@@ -102,7 +108,8 @@ def size_of(svg):
         float(re.search(rf'<svg[^>]*\b{side}="([\d.]+)pt"', svg)[1])
         for side in ("width", "height")
     )
-    letters = [100 * float(scale) for _, _, scale in TEXT.findall(svg)]  # points
+    # The letters' heights in points; of exponents, that of their base.
+    letters = [100 * float(scale) for scale in re.findall(r"scale\((0\.\d+) -0", svg)]
     least = LEAST / min(letters) * width if letters else 0
     return round(width * PX_PER_PT), round(height * PX_PER_PT), ceil(least)
 
@@ -129,7 +136,10 @@ def visit_image(translator, node):
             f'alt="{escape(node.get("alt", ""))}" width="{width}" height="{height}" '
             f'loading="lazy" style="min-width: {least}px"/>'
         )
-    translator.body.append(f'<div class="drawing">{"".join(body)}</div>')
+    translator.body.append(
+        f'<div class="drawing"><div class="scroller" data-label="Figure">'
+        f"{''.join(body)}</div></div>"
+    )
     raise nodes.SkipNode
 
 

@@ -2,7 +2,7 @@
 
     apt-get download fonts-lmodern && dpkg -x fonts-lmodern_*.deb lm
     pip install fonttools brotli
-    python tools/math_font.py lm/usr/share/texmf/fonts/opentype/public/lm-math/latinmodern-math.otf
+    python tools/math_font.py $(find lm -name latinmodern-math.otf)
 
 The font is under the GUST Font License, which lets a part of it be used and
 asks that it not be called by the whole's name. Only whoever needs another

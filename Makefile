@@ -7,11 +7,11 @@ NBVAL = OMP_NUM_THREADS=1 COURSE_PROGRESS=0 $(PYTHON) -m pytest -q --nbval-lax \
 	-p tests.nbval_chapter --nbval-current-env --nbval-cell-timeout=180 chapters
 # These need what nbval recorded, the built book, or a clone: they come last.
 LATE = tests/test_margins.py tests/test_book.py tests/test_weight.py \
-	tests/test_search.py tests/test_colab.py
+	tests/test_search.py tests/test_slides.py tests/test_colab.py
 
 .DEFAULT_GOAL := help
 .PHONY: help book test lab release bench repository constraints reseed weekly scale worker \
-	clean course tests homework grade
+	clean course tests homework grade slides
 
 help:
 	@echo "make book        build the book; the last line is its address"
@@ -20,6 +20,7 @@ help:
 	@echo "make release     write the students' notebooks, without solutions"
 	@echo "make homework    write a chapter's exercises to hand out (CHAPTERS=\"07 09\")"
 	@echo "make grade       grade what came back (CHAPTER=07 FROM=downloads.zip)"
+	@echo "make slides      write a deck of slides per chapter, from the book's run"
 	@echo "make reseed      run the chapters with other seeds, for the claims' margins"
 	@echo "                 (SEEDS=\"11 12\" CPU=\"native default\" CHAPTERS=\"04 07\")"
 	@echo "make weekly      run the chapters with four fresh seeds; how many claims fail"
@@ -67,6 +68,12 @@ homework: course
 # It reads CHAPTER, FROM, LIMIT, MEMORY and JOBS: see tools/grade.py.
 grade: course
 	@$(PYTHON) tools/grade.py
+
+# It reads CHAPTERS; the slides show the run of the book, so the book comes first.
+slides: book
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check \
+		-r requirements-slides.txt -c constraints.txt
+	@$(PYTHON) tools/slides.py
 
 bench: course
 	@$(PYTHON) tools/bench.py

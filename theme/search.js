@@ -17,10 +17,11 @@ const FIELDS = {
 };
 const PAIR = 0.6; // what two neighbours of the query add where they are neighbours
 const NEARLY = 0.5; // what a word of NEAR is worth
-const SUBJECT = 0.5; // a word that more than this share of sections have
-const KINDS = [ // what is worth less, unless it is asked for
-  { is: /^Exercise/, unless: /exercise|solution/i, worth: 0.8 },
-  { is: /^References/, unless: /author|literature|paper|reference/i, worth: 0.6 },
+const SUBJECT = new Set(["batch", "normalization"]); // what the whole book is about
+const KINDS = [ // what is worth less, unless it is asked for: then it is worth more
+  { is: /^Exercise/, asked: /exercise|solution/i, worth: 0.8, then: 1 },
+  { is: /references\.html$/, asked: /author|literature|paper|reference/i, worth: 0.6, then: 2 },
+  { is: /^References/, asked: /reference/i, worth: 0.6, then: 1 }, // a chapter's own
 ];
 const PASTED = 10; // so many words are a message, and spelled as they are
 const SHOWN = 20; // results
@@ -92,7 +93,9 @@ const often = (count) => ((K1 + 1) * count) / (K1 + count);
 
 const inHeadings = new Map(); // stem -> how many headings have it
 for (const section of SECTIONS) {
-  section.words = new Set(stemsOf(section.title));
+  // A page's title is its subject, a colon, and the question.
+  const [subject] = section.trail.length ? [section.title] : section.title.split(": ");
+  section.words = new Set(stemsOf(subject));
   for (const word of section.words) add(inHeadings, word, 1);
 }
 const worthOf = (words) =>
@@ -182,14 +185,15 @@ function find(words, query) {
     counts.forEach((count, i) => (scores[i] += weight * often(count)));
   }
   // The book's subject alone, "batch norm": pages' beginnings in their order.
-  const usual = (word) => look(word).spoken.size > SUBJECT * SECTIONS.length;
-  const bare = line.length && line.every(usual);
+  const bare = words.length && words.every((word) => SUBJECT.has(word));
   return SECTIONS.map((section, i) => {
-    const heads = [section.title, ...section.trail];
-    const kind = KINDS.find((k) => heads.some((t) => k.is.test(t)) && !k.unless.test(query));
+    const heads = [section.page, section.title, ...section.trail];
+    const kind = KINDS.find((k) => heads.some((head) => k.is.test(head)));
+    const kindly = !kind ? 1 : kind.asked.test(query) ? kind.then : kind.worth;
     const alike = 1 + likeness(new Set(line), section.words);
-    const score = scores[i] * alike * (kind?.worth ?? 1);
-    return { section, score: bare && !section.trail.length ? 1000 - i : score };
+    const opens = !section.trail.length;
+    const score = scores[i] * alike * kindly;
+    return { section, score: bare && opens ? 1000 - i : score };
   })
     .filter(({ score }) => score > 0)
     .sort((a, b) => b.score - a.score);

@@ -1,12 +1,16 @@
 """A page weighs little, asks for few files, and nothing in it jumps."""
 
 import re
+import sys
 
 import pytest
 
 from tests.browser import HTML
 from tests.test_book import PAGES, SHIFT, every_page, report, visit  # noqa: F401
 from tools.math_font import CHARACTERS
+
+sys.path.insert(0, str(HTML.parents[1] / "theme"))
+import figures  # noqa: E402
 
 KB = {"index.html": 120}  # at most, on a first visit; other pages:
 MOST_KB = 250
@@ -73,3 +77,23 @@ def test_formulas_are_drawn_in_that_font(address, browser):
     )
     page.close()
     assert fonts == ["CourseMath"]
+
+
+def test_every_figure_of_the_book_is_readable():
+    """On its background, and at the least width that its page allows."""
+    seen = set()
+    for page in HTML.glob("chapters/*.html"):
+        tags = re.findall(r'<img class="for-[^>]*>', page.read_text(encoding="utf8"))
+        for tag in tags:
+            file = re.search(r'src="([^"]+)"', tag)[1]
+            svg = (page.parent / file).read_text(encoding="utf8")
+            background = figures.DARK if "for-dark" in tag else figures.WHITE
+            for color, _, _ in figures.TEXT.findall(svg):
+                assert figures.contrast(color, background) >= figures.READABLE, file
+            width = float(re.search(r'width="([\d.]+)pt"', svg)[1])
+            least = float(re.search(r"min-width: (\d+)px", tag)[1])
+            scales = re.findall(r"scale\((0\.\d+) -0", svg)
+            smallest = min(100 * float(scale) for scale in scales)
+            assert smallest * least / width >= figures.LEAST, file
+            seen.add(file)
+    assert len(seen) > 100

@@ -8,6 +8,8 @@ REPAIRS = [
     (r'<a class="current reference internal"', r'\g<0> aria-current="page"'),
     # Names of groups of pages, not headings: they stand before the page's own.
     (r'<p aria-level="\d" class="caption" role="heading">', '<p class="caption">'),
+    # The book's name and its search stand outside the list of pages.
+    (r'<div id="pst-primary-sidebar"', r'\g<0> role="region" aria-label="Book"'),
     # Drawn shapes beside a text that says the same.
     (r"<i class=\"fa", r'<i aria-hidden="true" class="fa'),
     # A column's head.

@@ -61,7 +61,7 @@ def fold_plumbing(doctree):
             row = list(row)
             if not plumbing or len(row) < AT_LEAST:
                 continue
-            label = f"Code for what follows ({len(row)} folded cells)"
+            label = f"Code ({len(row)} folded cells)"
             opening = f'<details class="plumbing"><summary>{label}</summary>'
             first = parent.index(row[0])
             parent.insert(first, nodes.raw("", opening, format="html"))
@@ -191,8 +191,9 @@ def header_buttons(app, pagename, templatename, context, doctree):
             buttons.append(colab | {"label": "colab", "icon": "fas fa-rocket"})
         elif label == "download-buttons":
             source = next(b for b in button["buttons"] if b["type"] == "link")
+            notebook = source["url"].endswith(".ipynb")
             icon = {"icon": "fas fa-download", "label": "download", "text": "Download"}
-            buttons.append(source | icon)
+            buttons += [source | icon] if notebook else []
             buttons.append(
                 {
                     "type": "javascript",

@@ -11,15 +11,20 @@ LATE = tests/test_margins.py tests/test_book.py tests/test_weight.py \
 
 .DEFAULT_GOAL := help
 .PHONY: help book test lab release bench repository constraints reseed weekly scale worker \
-	clean course tests homework grade slides
+	clean environment tests homework grade course nbgrader otter variants slides
 
 help:
 	@echo "make book        build the book; the last line is its address"
+	@echo "                 (SOLUTIONS=no make book: without the solutions)"
 	@echo "make test        everything that must hold: lint, tests, chapters, book"
 	@echo "make lab         open the chapters in JupyterLab"
 	@echo "make release     write the students' notebooks, without solutions"
 	@echo "make homework    write a chapter's exercises to hand out (CHAPTERS=\"07 09\")"
 	@echo "make grade       grade what came back (CHAPTER=07 FROM=downloads.zip)"
+	@echo "make variants    homework with exercises of your own (SECRET=folder)"
+	@echo "make course      a course for nbgrader (CHAPTERS=\"07 09\" COURSE=folder)"
+	@echo "make nbgrader    install nbgrader beside the course, and try it"
+	@echo "make otter       assignments for otter (CHAPTERS=\"07 09\")"
 	@echo "make slides      write a deck of slides per chapter, from the book's run"
 	@echo "make reseed      run the chapters with other seeds, for the claims' margins"
 	@echo "                 (SEEDS=\"11 12\" CPU=\"native default\" CHAPTERS=\"04 07\")"
@@ -32,13 +37,13 @@ help:
 	@echo "make constraints write constraints.txt anew from what is installed"
 	@echo "make clean       remove what was built and run (.venv stays)"
 
-course:
+environment:
 	@tools/environment.sh course
 
 tests:
 	@tools/environment.sh tests
 
-book: course
+book: environment
 	@$(PYTHON) tools/build.py
 
 # $(call stage,NAME,COMMAND): run it; say which stage failed, and stop.
@@ -55,19 +60,37 @@ test: tests
 	$(call stage,margins and built book,$(PYTHON) -m pytest -q $(LATE))
 	@echo "make test: all stages passed"
 
-lab: course
+lab: environment
 	@$(PYTHON) -m jupyterlab --LabApp.default_url=/lab/tree/chapters
 
-release: course
+release: environment
 	@$(PYTHON) tools/release.py
 
 # It reads CHAPTERS and FETCH: see tools/homework.py.
-homework: course
+homework: environment
 	@$(PYTHON) tools/homework.py
 
-# It reads CHAPTER, FROM, LIMIT, MEMORY and JOBS: see tools/grade.py.
-grade: course
+# It reads CHAPTER, FROM, LIMIT, MEMORY, JOBS and SECRET: see tools/grade.py.
+grade: environment
 	@$(PYTHON) tools/grade.py
+
+# It reads SECRET and CHAPTERS: see tools/variants.py.
+variants: environment
+	@$(PYTHON) tools/variants.py
+
+# It reads CHAPTERS, COURSE, FROM and SECRET: see tools/course.py.
+course: environment
+	@$(PYTHON) tools/course.py
+
+# In a folder of its own, with constraints of its own: the course needs neither.
+nbgrader:
+	@tools/environment.sh nbgrader
+	@OMP_NUM_THREADS=1 .venv-nbgrader/bin/python -m pytest -q --noconftest \
+		tests/test_nbgrader.py
+
+# It reads CHAPTERS and SECRET: see tools/otter_export.py.
+otter: environment
+	@$(PYTHON) tools/otter_export.py
 
 # It reads CHAPTERS; the slides show the run of the book, so the book comes first.
 slides: book
@@ -75,7 +98,7 @@ slides: book
 		-r requirements-slides.txt -c constraints.txt
 	@$(PYTHON) tools/slides.py
 
-bench: course
+bench: environment
 	@$(PYTHON) tools/bench.py
 
 repository:
@@ -88,10 +111,10 @@ constraints: tests
 	@mv .venv/new constraints.txt
 
 # It reads SEEDS, CPU, CHAPTERS, JOBS, FRESH and KEEP: see tools/reseed.py.
-reseed: course
+reseed: environment
 	@$(PYTHON) tools/reseed.py
 
-weekly: course
+weekly: environment
 	@$(PYTHON) tools/reseed.py weekly
 
 # What a Dask cluster or a download needs is installed when one is asked for.
@@ -99,11 +122,11 @@ EXTRA = $(PYTHON) -m pip install --quiet --disable-pip-version-check \
 	-r requirements-scale.txt -c constraints.txt
 
 # It reads ONLY, DATA, SCHEDULER, SEEDS, JOBS, FRESH and KEEP: see tools/scale.py.
-scale: course
+scale: environment
 	@$(if $(DATA)$(SCHEDULER),$(EXTRA))
 	@OMP_NUM_THREADS=1 PYTHONPATH=. $(PYTHON) tools/scale.py
 
-worker: course
+worker: environment
 	@$(EXTRA)
 	@OMP_NUM_THREADS=1 PYTHONPATH=.:tools $(PYTHON) -m distributed.cli.dask_worker \
 		$(SCHEDULER) --nworkers -1 --nthreads 1

@@ -63,15 +63,15 @@ def marks(grade_id: str, *names: str, points: int = 0) -> dict:
 def good_cells(root: Path) -> list[NotebookNode]:
     """A set-up, text, a figure, an exercise in code and one in words."""
     stub = {"tags": ["exercise"], "nbgrader": marks("ex-03-1", "solution")}
-    check = marks("ex-03-1-check", "grade", "locked", points=2)
-    answer = marks("ex-03-2", "grade", "solution", points=1)
+    check = marks("ex-03-1-check", "grade", "locked", points=1)
+    answer = marks("ex-03-2", "grade", "solution", points=2)
     alt = "Two lines; the one with batch normalization is lower throughout."
     code, text = new_code_cell, new_markdown_cell
     return [
         text(GOOD_TEXT, id="title"),
         code(setup_source(root), id="set-up", metadata=hidden("hide-input")),
         code("n = 2", id="a-figure", metadata={"mystnb": {"image": {"alt": alt}}}),
-        text("**Exercise 3.1** (5 minutes, ★) Double it.", id="ex-1"),
+        text("**Exercise 3.1** (★, 5 minutes) Double it.", id="ex-1"),
         code(
             DEFINITION + "...  # your code here, 1 line",
             id="ex-1-stub",
@@ -91,7 +91,7 @@ def good_cells(root: Path) -> list[NotebookNode]:
                 mystnb={"code_prompt_show": "Show the solution"},
             ),
         ),
-        text("**Exercise 3.2** (3 minutes, ★★) Why?", id="ex-2"),
+        text("**Exercise 3.2** (★★, 3 minutes) Why?", id="ex-2"),
         text(
             "*Your answer here.*",
             id="ex-2-answer",

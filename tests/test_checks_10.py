@@ -10,6 +10,7 @@ from torch.optim.swa_utils import update_bn
 from tests.verdicts import examples
 from utils.checks import chapter_10 as checks
 from utils.checks.chapter_10 import TRANSPOSED, _adapt, _fold, _rows
+from utils.checks.framework import with_edit
 
 
 def put(new, weight, bias):
@@ -19,10 +20,10 @@ def put(new, weight, bias):
 
 def with_torch(layer, bn):
     """PyTorch's functions, where they are right."""
-    _fold()(layer, bn)  # which refuses what is to be refused
+    _fold(layer, bn)  # which refuses what is to be refused
     transposed = isinstance(layer, TRANSPOSED)
     if transposed and layer.groups > 1:
-        return _fold()(layer, bn)
+        return _fold(layer, bn)
     layer, bn = copy.deepcopy(layer).eval(), copy.deepcopy(bn)
     dtype = layer.weight.dtype
     if bn.weight is None:  # fuse_linear_bn_eval needs γ and β
@@ -36,7 +37,7 @@ def with_torch(layer, bn):
 
 def anew(layer, bn):
     """A layer made from the arguments of the old one."""
-    new = _fold()(layer, bn)
+    new = _fold(layer, bn)
     if isinstance(layer, nn.Linear):
         made = nn.Linear(layer.in_features, layer.out_features)
     else:
@@ -50,7 +51,7 @@ def anew(layer, bn):
 
 def by_probing(layer, bn):
     """BN's scale and shift from its answers to 0 and 1."""
-    new, dtype = _fold()(layer, bn), layer.weight.dtype
+    new, dtype = _fold(layer, bn), layer.weight.dtype
     shape = (1, -1, 1, 1) if isinstance(bn, nn.BatchNorm2d) else (1, -1)
     zero = torch.zeros(bn.num_features, dtype=bn.running_mean.dtype)
     t = bn(zero.view(shape)).flatten()
@@ -61,26 +62,25 @@ def by_probing(layer, bn):
 
 
 def in_numpy(layer, bn):
-    new = _fold()(layer, bn)
+    new = _fold(layer, bn)
     return put(new, *(torch.tensor(p.detach().numpy()) for p in new.parameters()))
 
 
 def says_nothing(layer, bn):
     try:
-        return _fold()(layer, bn)
+        return _fold(layer, bn)
     except ValueError:
         raise ValueError("no") from None
 
 
 def asserts(layer, bn):
     try:
-        return _fold()(layer, bn)
+        return _fold(layer, bn)
     except ValueError as error:
         raise AssertionError(str(error)) from None
 
 
-def needs_gamma(layer, bn):
-    return _fold(lambda bn, g: bn.weight / (bn.running_var + bn.eps).sqrt())(layer, bn)
+needs_gamma = with_edit(_fold, "s = gamma / -> s = bn.weight /")
 
 
 FOLDS = (
@@ -95,8 +95,8 @@ FOLDS = (
         "a Sequential": (nn.Sequential, "return one layer"),
         "needs gamma": (needs_gamma, "affine=False: your function raised TypeError"),
         "needs a bias": (
-            lambda layer, bn: _fold()(layer, bn) if layer.bias.dim() else None,
-            "without bias: your function raised AttributeError",
+            lambda layer, bn: _fold(layer, bn) if layer.bias.dim() else None,
+            "bias=False: your function raised AttributeError",
         ),
         "refused without a reason": (says_nothing, "does not say why"),
         "refused by an assertion": (asserts, "refuse with a ValueError"),
@@ -143,27 +143,33 @@ def with_update_bn(model, x):
 def resets_gamma(model, x):
     for m in checks._norms(model):
         m.reset_parameters()
-    return _adapt()(model, x)
+    return _adapt(model, x)
 
 
 def normalises_x(model, x):
     x -= x.mean(0)
-    return _adapt()(model, x)
+    return _adapt(model, x)
 
 
 def marks_the_model(model, x):
     model.adapted = True
-    return _adapt()(model, x)
+    return _adapt(model, x)
 
 
 ADAPTS = (
-    {"hooks": with_hooks, "a copy": by_a_copy, "reset and 1": _adapt(1.0, reset=True)},
+    {
+        "hooks": with_hooks,
+        "a copy": by_a_copy,
+        "reset and 1": with_edit(
+            _adapt, "m.train() -> m.reset_running_stats() or m.train()"
+        ),
+    },
     {
         "the stub": (lambda model, x: None, "returned nothing"),
         "the logits": (lambda model, x: model(x), "return the model itself"),
         "update_bn": (with_update_bn, "is dropout off"),
         "resets gamma": (resets_gamma, "weight is off"),
-        "changes x": (normalises_x, "changes x"),
+        "changes x": (normalises_x, "in place"),
         "an attribute": (marks_the_model, "adapted is new"),
     },
 )

@@ -73,7 +73,7 @@ def prints_to_stderr(a, b):
     return by_the_course(a, b)
 
 
-@wrong(checks.paired_interval, "leave them")
+@wrong(checks.paired_interval, "in place")
 def in_place(a, b):
     a -= b
     return by_the_course(a, np.zeros_like(a))
@@ -110,7 +110,7 @@ def a_list_of_numbers(values):
     return [float(x) for x in sum(steps) / len(steps)]
 
 
-@wrong(checks.drift, "leave them")
+@wrong(checks.drift, "in place")
 def centres_in_place(values):
     result = checks.drift.right["with N"](values)
     values -= values.mean(1, keepdim=True)
@@ -248,7 +248,7 @@ def views_of_groups(x, groups, gamma, beta, eps=1e-5):
     return wide(gamma, x) * z.view(x.shape) + wide(beta, x)
 
 
-@wrong(checks.group_norm, "changes x in place")
+@wrong(checks.group_norm, "in place")
 def centres_x(x, groups, gamma, beta, eps=1e-5):
     with torch.no_grad():
         x -= x.mean()
@@ -526,7 +526,7 @@ def in_torch(rates, accuracy, diverged):
     return rates[mean >= mean.max() - 5].max()
 
 
-@wrong(checks.highest_usable_rate, "work on copies")
+@wrong(checks.highest_usable_rate, "in place")
 def writes_on_them(rates, accuracy, diverged):
     accuracy[diverged] = -np.inf
     mean = accuracy.mean(1)

@@ -7,6 +7,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
 import lint
+from rules_exercises import points_due
 from tests.notebooks import ROOT, good_cells, hidden, make_project, write_chapter
 
 
@@ -255,6 +256,13 @@ def text_between(by_id, cells):
             "a short alternative text",
         ),
         (set_source("ex-1", "Double it."), "no prompt before it"),
+        (set_source("ex-1", "Double it. (5 min, ★)"), "no prompt before it"),
+        (
+            set_source("ex-1", "(★, 5 minutes) Double it, then open the solution."),
+            "speaks of the solution",
+        ),
+        (set_mark("ex-1-check", points=3), "3 points for this size -> 1, see"),
+        (set_mark("ex-2-answer", points=3), "3 points for this size -> 2, see"),
         (set_source("ex-1-stub", "x = 1"), "no place to write"),
         (
             set_source("ex-1-stub", "...  # your code here, 1 line\nx = 2"),
@@ -315,6 +323,21 @@ def test_a_chapter_that_breaks_a_rule(project, change, finding):
     lines = found(project, change)
     assert any(finding in line for line in lines), lines
     assert all(" -> " in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    "size, points",
+    [
+        ("(★, 1 minutes)", 1),
+        ("(★, 5 minutes)", 1),
+        ("(★, 8 minutes)", 2),
+        ("(★★, 12 minutes)", 3),
+        ("(★★★, 25 minutes)", 7),
+        ("(12 minutes, ★)", None),
+    ],
+)
+def test_points_follow_minutes_and_stars(size, points):
+    assert points_due(f"### Exercise 3.1 Double it {size}") == points
 
 
 def test_an_old_format_is_seen(project):

@@ -80,6 +80,30 @@ def test_a_zip_in_the_zip_is_unpacked(tmp_path):
     assert several[0].notebook is not None
 
 
+@pytest.mark.parametrize(
+    "name", ["{}_1_2_" + CHAPTER, "{} - " + CHAPTER, "{}_1_assignsubmission_file/x"]
+)
+def test_a_late_download_beside_the_first(tmp_path, name):
+    """The zips' own names, of which platforms make what they like, name nobody."""
+    late = {f"{name.format(s)}.ipynb": notebook() for s in ("ann", "bob")}
+    files = {
+        "hw07.zip": packed(**{f"{name.format('jane')}.ipynb": notebook()} | late),
+        "late.zip": packed(**{f"{name.format('jane')}.ipynb": notebook()} | late),
+    }
+    found = collected(tmp_path, files)
+    assert {s: len(several) for s, several in found.items()} == {
+        "jane": 2,
+        "ann": 2,
+        "bob": 2,
+    }
+
+
+def test_the_zip_of_a_student_with_several_files_is_one_students(tmp_path):
+    own = {f"hw/{CHAPTER}.ipynb": notebook(), f"hw/old {CHAPTER}.ipynb": notebook()}
+    found = collected(tmp_path, {"jane.zip": packed(**own)})
+    assert list(found) == ["jane"]
+
+
 def test_a_damaged_zip_is_one_students(tmp_path):
     files = {"jane_1_2_a.zip": b"PK\x03\x04junk", f"ann/{CHAPTER}.ipynb": notebook()}
     found = collected(tmp_path, files)
@@ -105,6 +129,12 @@ def test_without_a_name_the_notebook_may_have_one(tmp_path, cell, student, probl
     found = collected(tmp_path, {f"{CHAPTER}.ipynb": notebook(cell)})
     assert list(found) == [student]
     assert found[student][0].problem.startswith(problem)
+
+
+def test_a_name_is_no_formula_in_a_spreadsheet(tmp_path):
+    cell = new_markdown_cell("**Name:** =HYPERLINK(1)", id=NAME_CELL)
+    found = collected(tmp_path, {f"{CHAPTER}.ipynb": notebook(cell)})
+    assert list(found) == ["HYPERLINK(1)"]
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"[]", b'{"cells": [{}]}'])

@@ -30,7 +30,7 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 
 LOGGER = logging.getLogger(__name__)
-PARTS = ["access", "figures", "mathematics", "reading", "weight"]  # beside this file
+PARTS = ["access", "figures", "found", "mathematics", "reading", "weight"]
 # What holds text that a reader may search for.
 BLOCKS = (nodes.paragraph, nodes.literal_block, nodes.caption)
 NO_BRACES = str.maketrans("", "", "{}\\")
@@ -152,9 +152,10 @@ def ancestors(node):
 def anchor_of(section):
     """Return a section's label, where it has one, else its heading's own id.
 
-    The label is the last id. A label equal to the heading's id makes an "id1".
+    The label is the last id. A label equal to the heading's id makes an "id1";
+    with the minutes it is an exercise's old one.
     """
-    names = [i for i in section["ids"] if not re.fullmatch(r"id\d+", i)]
+    names = [i for i in section["ids"] if not re.search(r"^id\d+$|-minutes$", i)]
     return (names or section["ids"])[-1]
 
 

@@ -1,5 +1,9 @@
 """Build the book: `python tools/build.py`. Any warning fails it.
 
+With SOLUTIONS=no in the environment it is the book without the solutions of the
+exercises: made of a copy of the course that has none, so none can be left in a
+page, its source, a download or the search. Its buttons open the branch `student`.
+
 Notebooks run only when they changed: their outputs are kept in
 `_build/.jupyter_cache`, whose key is the code of the notebook. The key
 knows nothing of what that code imports and reads, so this script drops
@@ -14,7 +18,12 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+
+import nbformat
+
+import release
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "_build"
@@ -57,13 +66,34 @@ def clean() -> None:
     print(f"Building the book; {what}.", flush=True)
 
 
+def without_solutions(folder: Path) -> Path:
+    """Copy the course into a folder, its chapters without solutions."""
+    skip = shutil.ignore_patterns(".*", "_*build", "_release", "_grades", "__pycache__")
+    shutil.copytree(ROOT, folder, ignore=skip, dirs_exist_ok=True)
+    for path in sorted((folder / "chapters").glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
+        student = release.student_version(notebook)
+        if wrong := [*release.problems(notebook, student)]:
+            sys.exit(f"{path.name}, {wrong[0]}. The book was not built.")
+        nbformat.write(student, path)
+    config = folder / "_config.yml"
+    text = config.read_text(encoding="utf-8")
+    branch = re.compile(r"^  branch: .*$", re.MULTILINE)
+    text, count = branch.subn(f"  branch: {release.BRANCH}", text, count=1)
+    assert count == 1, "_config.yml has no branch under repository:"
+    config.write_text(text, encoding="utf-8")
+    return folder
+
+
 def plain(text: str) -> str:
     """Return the text without its terminal colours."""
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
-def run_jupyter_book() -> tuple[int, list[str]]:
+def run_jupyter_book(source: Path = ROOT) -> tuple[int, list[str]]:
     """Run `jupyter-book build`; return its exit code and its warnings.
+
+    source: the folder of the book; `_build` is the repository's in any case.
 
     Its output is passed on line by line, without colours and without
     the kernels' remark about encryption, which is not about the book.
@@ -79,7 +109,8 @@ def run_jupyter_book() -> tuple[int, list[str]]:
     # Not .venv/bin/jupyter-book, which breaks when the folder is moved.
     program = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
     process = subprocess.Popen(
-        [*program, "build", "-W", "-n", "--keep-going", "--all", ROOT],
+        [*program, "build", "-W", "-n", "--keep-going", "--all"]
+        + ["--path-output", ROOT, source],
         env=os.environ | settings,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -108,8 +139,15 @@ def print_tracebacks() -> None:
 
 def main() -> int:
     """Build the book; return the exit code."""
+    solutions = os.environ.get("SOLUTIONS") or "yes"
+    if solutions not in ("yes", "no"):
+        sys.exit(f"SOLUTIONS={solutions}: write yes or no. Nothing is built.")
     clean()
-    code, warnings = run_jupyter_book()
+    if solutions == "no":
+        with tempfile.TemporaryDirectory() as folder:
+            code, warnings = run_jupyter_book(without_solutions(Path(folder)))
+    else:
+        code, warnings = run_jupyter_book()
     if code:
         print_tracebacks()
         print("\n--- Jupyter Book's warnings:")

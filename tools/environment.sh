@@ -2,6 +2,7 @@
 # Makes .venv with the pinned packages where it is missing or out of date.
 #   tools/environment.sh course   what runs the course (requirements.txt)
 #   tools/environment.sh tests    and what tests it (requirements-dev.txt)
+#   tools/environment.sh nbgrader .venv-nbgrader, what instructors/ asks for
 #   tools/environment.sh python   prints the Python 3.11 that .venv would use
 set -euo pipefail
 CDPATH= cd -- "$(dirname -- "$0")/.."
@@ -63,11 +64,27 @@ install() {  # $1: a requirements file
     rm .venv/unfinished
 }
 
+# $1: a folder, $2: where its requirements.txt and constraints.txt are
+apart() {
+    local pins base
+    pins=$(cat "$2/requirements.txt" "$2/constraints.txt" | cksum)
+    if [[ $(cat "$1/installed" 2>/dev/null) == "$pins" ]]; then return; fi
+    base=$(base_python)
+    rm -rf "$1"
+    "$base" -m venv "$1"
+    echo "Installing nbgrader into $1 (a few minutes the first time)"
+    "$1/bin/python" -m pip install --quiet --disable-pip-version-check \
+        -r "$2/requirements.txt" -c "$2/constraints.txt" ||
+        fail "nbgrader could not be installed (pip says why above): check the network and the free disk space, then run make again."
+    echo "$pins" >"$1/installed"
+}
+
 case ${1-} in
     python) base_python; exit ;;
+    nbgrader) apart .venv-nbgrader instructors; exit ;;
     course) file=requirements.txt ;;
     tests) file=requirements-dev.txt ;;
-    *) fail "usage: tools/environment.sh course|tests|python" ;;
+    *) fail "usage: tools/environment.sh course|tests|nbgrader|python" ;;
 esac
 if [[ $1 == tests ]] && ! command -v git >/dev/null; then
     fail "The tests need git: install it (Debian, Ubuntu: apt-get install git)."

@@ -12,7 +12,7 @@ What could not be graded has no mark, and says why; it is never 0. 0 means that
 the check found the answer wrong, or that nothing was written.
 
 LIMIT=20 seconds of computing per cell, or five times what the model answer
-needs; MEMORY=2000 MB; JOBS=2 workers.
+needs; MEMORY=2000 MB; JOBS=2 workers; SECRET=folder of private exercises.
 """
 
 import csv
@@ -24,19 +24,21 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
-
-import nbformat
 
 import grade_pages
 import homework
+import private
 from exercises import Exercise, exercises, tags
 from repository import ROOT
 from sandbox import sandbox
-from submissions import Answer, Handed, collect, find_answers, python
+from stored_runs import digest
+from submissions import Answer, Handed, collect, find_answers, plain, python
 
 GRADES = Path("_grades")
 # A wrong answer says so itself; these may be the fault of how it was graded.
@@ -63,6 +65,7 @@ class Worker:
     def __init__(self, folder: Path, prefix: list[str], cells: list[str]):
         self.folder, self.prefix, self.cells = folder, prefix, cells
         self.process = None
+        self.cpu = self.memory = 0.0  # seconds in all, most bytes at once
         self.errors = tempfile.TemporaryFile("w+")
 
     def start(self) -> None:
@@ -81,6 +84,7 @@ class Worker:
             self.errors.seek(0)
             why = answer.get("error") or self.errors.read()[-1000:]
             sys.exit(f"The homework does not run here: {why}")
+        self.cpu += answer["cpu"]
 
     def ask(self, message: dict) -> dict:
         """Its reply; {} where it has ended."""
@@ -92,6 +96,8 @@ class Worker:
 
     def run(self, job: dict) -> dict:
         reply = self.ask(job)
+        self.cpu += reply.get("cpu", 0)
+        self.memory = max(self.memory, reply.get("memory", 0))
         if not reply:
             self.stop()
             self.start()
@@ -118,8 +124,26 @@ def job_of(found: list[Exercise], answers: dict[str, Answer], limits: dict) -> d
     return {"exercises": parts, **limits}
 
 
-def judge(exercise: Exercise, answer: Answer, ran: dict | None) -> Grade:
-    """The mark of an answer, from what the worker saw of it."""
+def is_no_python(ran: dict) -> bool:
+    """Whether an answer could not be read as code, so that nothing of it ran."""
+    return ran.get("error", "").startswith(("SyntaxError", "IndentationError"))
+
+
+def is_sure(ran: dict) -> bool:
+    """Whether a check has judged an answer, and not the machine."""
+    if "share" not in ran:
+        return is_no_python(ran) and "stopped" not in ran
+    return ran["share"] == 1 or not UNSURE.search(ran["said"])
+
+
+def judge(
+    exercise: Exercise, answer: Answer, ran: dict | None, unearned: float = 0
+) -> Grade:
+    """The mark of an answer, from what the worker saw of it.
+
+    unearned: the share of the cases that the cell as handed out gets right, as a
+    layer does that has one defect to be found.
+    """
     if answer.state == "lost":
         what = "no written answer found" if exercise.written else "no answer found"
         return Grade(None, what, what, answer)
@@ -136,20 +160,20 @@ def judge(exercise: Exercise, answer: Answer, ran: dict | None) -> Grade:
             return Grade(None, what, what, answer, outputs)
     said = ran.get("said", "")
     if "share" not in ran:
-        syntax = ran.get("error", "").startswith(("SyntaxError", "IndentationError"))
         what = said or ran.get("error") or f"no {exercise.answer} is defined"
-        if syntax:  # it ran nowhere
+        if is_no_python(ran):
             return Grade(0.0, f"Not yet: {what}", flag, answer, outputs)
         return Grade(None, what, what, answer, outputs)
-    if ran["share"] < 1 and UNSURE.search(said):
+    if not is_sure(ran):
         return Grade(None, said, said, answer, outputs)
-    mark = round(exercise.points * ran["share"], 1)
+    share = max(0, ran["share"] - unearned) / (1 - unearned)
+    mark = round(exercise.points * share, 1)
     return Grade(mark, said, flag, answer, outputs)
 
 
 def model_answers(path: Path) -> dict[str, Answer]:
     """The chapter's own answers, to find out whether it can be graded here."""
-    found = exercises(nbformat.read(path, as_version=4))
+    found = exercises(private.chapter(path))
     return {
         e.number: Answer("from utils import checks\n" + e.solution.source)
         for e in found
@@ -158,48 +182,103 @@ def model_answers(path: Path) -> dict[str, Answer]:
 
 
 def limits_for(worker: Worker, found: list, path: Path, settings: dict) -> dict:
-    """The limits of a job, once the model answers pass; exits where one does not."""
-    answers, seconds = model_answers(path), {}
+    """The limits of a job, once the model answers pass; exits where one does not.
+
+    unearned: what the cells as handed out get, {number: share}.
+    """
+    answers, seconds, unearned = model_answers(path), {}, {}
+    limits = {"seconds": seconds, "memory": settings["memory"] * 1e6}
     for exercise in found:
         if exercise.written:
             continue
-        start = {"seconds": {}, "memory": settings["memory"] * 1e6}
-        start["seconds"] = {exercise.number: 1000}
-        reply = worker.run(job_of([exercise], answers, start))
-        ran = reply.get("done", {}).get(exercise.number, {})
+        number = exercise.number
+        seconds[number] = 1000
+        reply = worker.run(job_of([exercise], answers, limits))
+        ran = reply.get("done", {}).get(number, {})
         if ran.get("share") != 1:
             sys.exit(
                 f"Nothing is graded: the model answer of {exercise.label} does not "
                 f"pass here. {ran}"
             )
-        seconds[exercise.number] = max(settings["limit"], 5 * reply["cpu"])
-    return {"seconds": seconds, "memory": settings["memory"] * 1e6}
+        seconds[number] = max(settings["limit"], 5 * reply["cpu"])
+        stub = {number: Answer(exercise.stub.source)}
+        reply = worker.run(job_of([exercise], stub, limits))
+        unearned[number] = reply.get("done", {}).get(number, {}).get("share", 0)
+        if unearned[number] == 1:
+            sys.exit(f"Nothing is graded: {exercise.label} passes as it is handed out.")
+    return {**limits, "unearned": unearned}
 
 
-def grade_student(
-    worker: Worker, several: list[Handed], found: list, clean, limits: dict
-) -> tuple[dict[str, Grade], list[str]]:
-    """The grades of a student, by exercise, and what to look at."""
+def prepare(
+    several: list[Handed], found: list, clean, chapter
+) -> tuple[dict[str, Answer] | None, list[str]]:
+    """A student's answers, None where the file has none to give; and flags."""
     handed, flags = several[0], []
     if len(several) > 1:
         flags.append(f"{len(several)} files: {handed.path} was graded")
     if handed.problem:
         flags.append(handed.problem)
     if handed.notebook is None:
-        return {e.number: Grade(None, handed.problem) for e in found}, flags
+        return None, flags
     try:
-        answers = find_answers(found, clean, handed.notebook)
+        answers = find_answers(found, clean, handed.notebook, chapter)
     except Exception as error:  # a notebook of a form that nobody thought of
-        what = f"{handed.path} cannot be read ({type(error).__name__}: {error})"
-        return {e.number: Grade(None, what) for e in found}, [*flags, what]
-    job = job_of(found, answers, limits)
-    ran = worker.run(job).get("done", {}) if job["exercises"] else {}
-    grades = {e.number: judge(e, answers[e.number], ran.get(e.number)) for e in found}
+        why = f"{type(error).__name__}: {error}"
+        return None, [*flags, f"{handed.path} cannot be read ({why})"]
     if all(a.state == "lost" for a in answers.values()):
-        return grades, [*flags, f"{handed.path} has no answers of this chapter"]
-    return grades, flags + [
-        f"{e.label}: {grades[e.number].flag}" for e in found if grades[e.number].flag
-    ]
+        flags.append(f"{handed.path} has no answers of this chapter")
+    return answers, flags
+
+
+def graded(
+    found: list, answers: dict | None, flags: list[str], ran: dict, unearned: dict
+) -> tuple[dict[str, Grade], list[str]]:
+    """The grades of a student, by exercise, and what to look at."""
+    if answers is None:
+        return {e.number: Grade(None, flags[-1]) for e in found}, flags
+    grades = {
+        e.number: judge(
+            e, answers[e.number], ran.get(e.number), unearned.get(e.number, 0)
+        )
+        for e in found
+    }
+    if all(a.state == "lost" for a in answers.values()):
+        return grades, flags
+    own = [f"{e.label}: {grades[e.number].flag}" for e in found]
+    return grades, flags + [text for text in own if not text.endswith(": ")]
+
+
+class Before:
+    """What earlier answers did: the same, with the same homework, need not run.
+
+    So marks that were typed enter the pages within seconds. What was not judged
+    runs again: the machine may have been busy, or short of memory.
+    """
+
+    def __init__(self, path: Path, folder: Path):
+        self.path, self.new = path, {}
+        files = [p for p in sorted(folder.rglob("*")) if p.is_file()]
+        files += sorted(Path(__file__).parent.glob("grade_worker.py"))
+        versions = f"{sys.version} {version('torch')} {version('numpy')}"
+        self.state = digest(versions.encode(), *(p.read_bytes() for p in files))
+        old = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        old = old if old.get("state") == self.state else {}
+        self.known, self.unearned = old.get("ran", {}), old.get("unearned", {})
+
+    def key(self, job: dict) -> str:
+        return digest(json.dumps(job["exercises"]).encode())
+
+    def find(self, job: dict) -> dict | None:
+        return self.known.get(self.key(job))
+
+    def keep(self, job: dict, done: dict) -> None:
+        if done and all(map(is_sure, done.values())):
+            self.new[self.key(job)] = done
+
+    def write(self) -> None:
+        ran = {"state": self.state, "unearned": self.unearned}
+        ran["ran"] = self.known | self.new
+        self.path.write_text(json.dumps(ran), encoding="utf-8")
 
 
 # The table ---------------------------------------------------------------
@@ -280,7 +359,7 @@ def table_row(student: str, marks: dict, found: list[Exercise], flags: str) -> d
         **{f"{e.label} (of {e.points:g})": written(marks[e.number]) for e in found},
         "so far": written(sum(given)),
         f"total (of {points:g})": "" if missing else written(sum(given)),
-        "flags": flags,
+        "flags": plain(flags),
     }
 
 
@@ -330,38 +409,78 @@ def settings() -> dict:
     return found
 
 
-def grade_class(students: dict, path: Path, clean, set_up: dict) -> tuple[dict, str]:
-    """{student: (grades, flags)}, and how their code was run."""
-    found = exercises(clean)
-    first = next(c.id for c in clean.cells if "exercise" in tags(c))
-    before = clean.cells[: [c.id for c in clean.cells].index(first)]
-    cells = [python(c.source) for c in before if c.cell_type == "code"]
+@contextmanager
+def unpacked(path: Path, clean) -> Iterator[Path]:
+    """The homework in a folder of its own, in which answers can run."""
     with tempfile.TemporaryDirectory() as temporary:
-        archive = homework.write(path.stem, clean, ROOT, Path(temporary))
-        folder = archive.with_suffix("")
+        yield homework.write_folder(path.stem, clean, ROOT, Path(temporary), True)
+
+
+@contextmanager
+def ready(path: Path, clean, set_up: dict) -> Iterator[tuple]:
+    """(workers, limits, how code is run), once the model answers pass."""
+    found = exercises(clean)
+    first = next(i for i, c in enumerate(clean.cells) if "exercise" in tags(c))
+    before = [c for c in clean.cells[:first] if c.cell_type == "code"]
+    cells = [python(cell.source) for cell in before]
+    with unpacked(path, clean) as folder:
         prefix, how = sandbox(folder)
-        idle: queue.Queue[Worker] = queue.Queue()
         workers = [Worker(folder, prefix, cells) for _ in range(set_up["jobs"])]
         try:
             with ThreadPoolExecutor(len(workers)) as pool:
                 list(pool.map(Worker.start, workers))
-                limits = limits_for(workers[0], found, path, set_up)
-                for worker in workers:
-                    idle.put(worker)
-
-                def one(student: str) -> tuple:
-                    worker = idle.get()
-                    try:
-                        args = students[student], found, clean, dict(limits)
-                        return grade_student(worker, *args)
-                    finally:
-                        idle.put(worker)
-
-                results = dict(zip(students, pool.map(one, students)))
+            yield workers, limits_for(workers[0], found, path, set_up), how
         finally:
             for worker in workers:
                 worker.stop()
-    return results, how
+
+
+def run_all(jobs: dict[str, dict], workers: list[Worker], limits: dict) -> dict:
+    """{student: what their answers did}."""
+    idle: queue.Queue[Worker] = queue.Queue()
+    for worker in workers:
+        idle.put(worker)
+
+    def one(student: str) -> dict:
+        worker = idle.get()
+        try:
+            return worker.run(jobs[student] | limits).get("done", {})
+        finally:
+            idle.put(worker)
+
+    with ThreadPoolExecutor(len(workers)) as pool:
+        return dict(zip(jobs, pool.map(one, jobs)))
+
+
+def grade_class(
+    students: dict, path: Path, clean, set_up: dict, into: Path
+) -> tuple[dict, str]:
+    """{student: (grades, flags)}, and how their code was run."""
+    found = exercises(clean)
+    chapter = private.chapter(path)
+    papers = {s: prepare(h, found, clean, chapter) for s, h in students.items()}
+    jobs = {s: job_of(found, a, {}) for s, (a, _) in papers.items() if a is not None}
+    jobs = {student: job for student, job in jobs.items() if job["exercises"]}
+    with unpacked(path, clean) as folder:
+        known = Before(into / "ran.json", folder)
+    ran = {s: done for s, job in jobs.items() if (done := known.find(job))}
+    new = {student: job for student, job in jobs.items() if student not in ran}
+    how = "no process: all of it had run before"
+    if new:
+        set_up["jobs"] = min(set_up["jobs"], len(new))
+        with ready(path, clean, set_up) as (workers, limits, how):
+            ran |= run_all(new, workers, limits)
+        cpu, most = sum(w.cpu for w in workers), max(w.memory for w in workers)
+        how += f". {cpu:.0f} CPU s, up to {most / 1e6:.0f} MB each"
+        known.unearned = limits["unearned"]
+    for student, job in new.items():
+        known.keep(job, ran[student])
+    known.write()
+    if new and len(new) < len(jobs):
+        how += f". {len(jobs) - len(new)} students' had run before"
+    return {
+        s: graded(found, *papers[s], ran.get(s, {}), known.unearned) for s in students
+    }, how
 
 
 def main(root: Path = ROOT, into: Path = ROOT / GRADES) -> None:
@@ -375,18 +494,12 @@ def main(root: Path = ROOT, into: Path = ROOT / GRADES) -> None:
     students = collect(set_up["source"], path.stem, clean)
     if not students:
         sys.exit(f"FROM={set_up['source']}: there is no file in it.")
-    results, how = grade_class(students, path, clean, set_up)
+    results, how = grade_class(students, path, clean, set_up, folder)
     marks, hand = merge(folder, results, found)
-    hints = Counter(
-        (e.label, grade.said)
-        for e in found
-        for grade in (grades[e.number] for grades, _ in results.values())
-        if grade.said.startswith("Not yet")
-    )
     seconds = time.monotonic() - start
-    how = f"{how}. {seconds:.0f} s, {set_up['jobs']} workers."
-    pages = grade_pages.Pages(folder, nbformat.read(path, as_version=4), found)
-    pages.write(results, marks, hand, hints, how)
+    how = f"{how}; {seconds:.0f} s with {set_up['jobs']} workers."
+    pages = grade_pages.Pages(folder, private.chapter(path), found, root)
+    pages.write(results, marks, hand, how)
     flagged = sum(bool(flags) for _, flags in results.values())
     shown = Path(os.path.relpath(folder, root))
     print(f"{shown / 'marks.csv'}: {len(results)} students, {flagged} with flags")

@@ -23,6 +23,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 import lint
+import private
 from exercises import (
     Statement,
     exercises,
@@ -44,8 +45,9 @@ TITLE = """# Homework: {title}
 
 The exercises of chapter {number}, {points:g} points. Run the cells from the top.
 Where it says `# your code here`, write your answer in that cell; the check below
-says what is still wrong. Run it as often as you like. Written questions are read
-by a person.
+says what is still wrong. Run it as often as you like: more cases passed, more
+points. Written questions are read by a person. Text and figures that a question
+means by "above" are the chapter's.
 
 Hand in this notebook, under the name that it has: `{name}.ipynb`."""
 NEEDED = """## What the exercises use
@@ -176,7 +178,7 @@ def chapter_path(number: str, root: Path) -> Path:
 def build(path: Path, root: Path, fetch: str = "") -> NotebookNode:
     """The homework of a chapter; exits where the chapter breaks a rule."""
     wrong = lint.lint_notebook(path, root)
-    notebook = nbformat.read(path, as_version=4)
+    notebook = private.chapter(path)
     if not wrong:
         set_up = homework_setup(path.stem, root, fetch)
         result = homework(notebook, path.stem, set_up)
@@ -190,13 +192,22 @@ def build(path: Path, root: Path, fetch: str = "") -> NotebookNode:
     return result
 
 
-def write(name: str, notebook: NotebookNode, root: Path, into: Path) -> Path:
-    """Write the folder and its zip; return the zip."""
+def write_folder(
+    name: str, notebook: NotebookNode, root: Path, into: Path, hidden: bool = False
+) -> Path:
+    """Write the folder; hidden: with what only a grader may have."""
     folder = into / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     copy_course(root, folder)
+    private.add_checks(folder, notebook, hidden)
     nbformat.write(notebook, folder / f"{name}.ipynb")
+    return folder
+
+
+def write(name: str, notebook: NotebookNode, root: Path, into: Path) -> Path:
+    """Write the folder and its zip; return the zip."""
+    folder = write_folder(name, notebook, root, into)
     archive = shutil.make_archive(str(folder), "zip", folder.parent, name)
     return Path(archive)
 

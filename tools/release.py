@@ -25,7 +25,14 @@ from repository import PLACEHOLDER, ROOT, current_address, setup_source
 RELEASE = Path("_release") / "student" / "chapters"
 BRANCH = "student"
 # What a notebook needs beside it: not what chapter 12's long run does.
-COURSE = ["LICENSE", "utils/*.py", "utils/course.mplstyle", "utils/checks/*.py"]
+COURSE = [
+    "LICENSE",
+    "requirements.txt",
+    "utils/*.py",
+    "utils/course.mplstyle",
+    "utils/checks/*.py",
+    "utils/widgets/*.*",
+]
 COURSE += ["data/README.md", "data/digits.*"]
 COURSE += ["utils/scale/*.py", "data/mnist5k/mnist5k.*", "data/scale/*.csv"]
 # How a solution begins, in code and in words.

@@ -18,6 +18,8 @@ from rules import Chapter, Finding, tags
 STUB = re.compile(r"(.* )?\.\.\.  # your code here.*")
 CHECK = re.compile(r"from utils import checks\s+checks\.\w+\(.*\);", re.DOTALL)
 ANSWER = "<details><summary>Answer</summary>"
+NO_SOLUTION = re.compile(r"\bsolution\b", re.IGNORECASE)
+SIZE = re.compile(r"\((★{1,3}), (\d+) minutes\)")
 
 
 def nbgrader(cell: NotebookNode) -> dict:
@@ -50,10 +52,26 @@ def last_statement(source: str) -> str:
         return ""
 
 
-def prompt(before: NotebookNode, stub: NotebookNode) -> Iterator[Finding]:
-    minutes = re.search(r"\d+ min", before.source)
-    if before.cell_type != "markdown" or not minutes or "★" not in before.source:
-        yield stub, "no prompt before it", "a Markdown cell with minutes and ★"
+def points_due(prompt: str) -> int | None:
+    """What an exercise is worth; None where the prompt does not tell its size.
+
+    A point for every five minutes, and one for each star after the first.
+    """
+    size = SIZE.search(prompt)
+    return size and max(1, round(int(size[2]) / 5)) + len(size[1]) - 1
+
+
+def prompt(
+    before: NotebookNode, stub: NotebookNode, marked: NotebookNode
+) -> Iterator[Finding]:
+    """The cell before a stub, and the points that `marked` has for it."""
+    due, points = points_due(before.source), nbgrader(marked).get("points")
+    if before.cell_type != "markdown" or due is None:
+        yield stub, "no prompt before it", "a Markdown cell with (★★, 10 minutes)"
+    elif points != due and type(points) in (int, float):
+        yield marked, f"{points} points for this size", f"{due}, see points_due"
+    if NO_SOLUTION.search(before.source):
+        yield stub, "its prompt speaks of the solution", "homework has none: reword"
 
 
 def in_code(
@@ -97,7 +115,6 @@ def exercises(chapter: Chapter) -> Iterator[Finding]:
     stubs = [i for i, cell in enumerate(cells) if "exercise" in tags(cell)]
     for count, i in enumerate(stubs, 1):
         stub = cells[i]
-        yield from prompt(cells[i - 1], stub)
         grade_id = nbgrader(stub).get("grade_id", "")
         name = re.fullmatch(rf"ex-({chapter.number}-\d+)", grade_id)
         if name is None:
@@ -105,6 +122,7 @@ def exercises(chapter: Chapter) -> Iterator[Finding]:
             yield stub, what, f"ex-{chapter.number}-<number>"
         elif name[1] != f"{chapter.number}-{count}":
             yield stub, "not numbered in the order of the chapter", f"its {count}"
+        yield from prompt(cells[i - 1], stub, cells[i + (stub.cell_type == "code")])
         order = ["check", "solution"] if stub.cell_type == "code" else ["solution"]
         rest = cells[i + 1 : i + 1 + len(order)]
         expected |= {stub.get("id"), *(cell.get("id") for cell in rest)}

@@ -99,7 +99,10 @@ def owner(path: str, chapter: str) -> Handed:
     parts = PurePosixPath(path).parts
     zips = [i for i, part in enumerate(parts) if part.lower().endswith(".zip")]
     if zips and zips[0] + 1 < len(parts):  # a student's: whose it is says its name
+        inside = owner("/".join(parts[zips[0] + 1 :]), chapter)
         handed = owner("/".join(parts[: zips[0] + 1]), chapter)
+        if inside.number and not handed.number:  # the zip is a platform's
+            handed = inside
         if handed.student:
             handed.path = path
             return handed
@@ -118,6 +121,20 @@ def owner(path: str, chapter: str) -> Handed:
             handed.student = name
             break
     return handed
+
+
+def several_students(paths: list[str], chapter: str) -> set[str]:
+    """The zips that hold files of several students: their names name nobody."""
+    owners: dict[str, set[str]] = {}
+    for path in paths:
+        outer, found, inner = path.partition(".zip/")
+        if found:
+            handed = owner(inner, chapter)
+            stem = PurePosixPath(inner).stem
+            rest = without_chapter(stem, chapter)
+            name = handed.student if handed.number else rest.replace(stem, "")
+            owners.setdefault(outer, set()).add(name)
+    return {zip for zip, students in owners.items() if len(students - {""}) > 1}
 
 
 def read(handed: Handed, content: bytes) -> None:
@@ -152,18 +169,28 @@ def name_inside(notebook: NotebookNode) -> str:
     return ""
 
 
+def plain(text: str) -> str:
+    """Without what makes a spreadsheet take a text for a formula."""
+    return text.lstrip("=+-@\t\r\n ")
+
+
 def collect(source: Path, chapter: str, clean: NotebookNode) -> dict[str, list[Handed]]:
     """By student, the files handed in, the one to grade first."""
     known = {cell.id for cell in clean.cells}
     found: dict[tuple[str, str], list[Handed]] = {}
-    for path, content in files(source):
-        handed = owner(path or source.name, chapter)
+    everything = [(path or source.name, content) for path, content in files(source)]
+    downloads = several_students([path for path, _ in everything], chapter)
+    for path, content in everything:
+        outer, _, inner = path.partition(".zip/")
+        handed = owner(inner if outer in downloads else path, chapter)
+        handed.path = path
         read(handed, content)
         if not handed.student and handed.notebook:
             handed.student = name_inside(handed.notebook)
         if not handed.student:
             handed.student = PurePosixPath(handed.path).stem
             handed.problem = handed.problem or "whose file is this? It has no name"
+        handed.student = plain(handed.student) or "student"
         found.setdefault((handed.student, handed.number), []).append(handed)
 
     def rank(handed: Handed) -> tuple:
@@ -259,10 +286,12 @@ def helpers(exercise: Exercise, answers: list, clean: NotebookNode, cells: list)
     return "\n".join(p.source for i, p in enumerate(pieces) if i in kept)
 
 
-def find_words(exercise: Exercise, clean: NotebookNode, handed: NotebookNode) -> Answer:
+def find_words(
+    exercise: Exercise, clean: NotebookNode, handed: NotebookNode, known: set[str]
+) -> Answer:
     """A written answer: its cell, and new cells between it and the next known one."""
     originals = {cell.id for cell in clean.cells}
-    sources = {cell.source.strip() for cell in clean.cells}
+    sources = known | {cell.source.strip() for cell in clean.cells}
     prompt, stub, texts, here, new = exercise.prompt, exercise.stub, [], False, 0
     heading = prompt.source.partition("\n")[0].strip()
     for cell in handed.cells:
@@ -294,10 +323,16 @@ def find_words(exercise: Exercise, clean: NotebookNode, handed: NotebookNode) ->
 
 
 def find_answers(
-    found: list[Exercise], clean: NotebookNode, handed: NotebookNode
+    found: list[Exercise],
+    clean: NotebookNode,
+    handed: NotebookNode,
+    chapter: NotebookNode,
 ) -> dict[str, Answer]:
-    """By the number of the exercise."""
+    """By the number of the exercise; the chapter's own text is nobody's answer."""
+    known = {cell.source.strip() for cell in chapter.cells}
     return {
-        e.number: (find_words if e.written else find_code)(e, clean, handed)
+        e.number: find_words(e, clean, handed, known)
+        if e.written
+        else find_code(e, clean, handed)
         for e in found
     }

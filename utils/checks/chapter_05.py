@@ -1,20 +1,25 @@
 """Checks of chapter 05, learning rate."""
 
 import copy
+import math
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from utils.checks.framework import (
     Measured,
-    Wrong,
     check,
+    edited,
     expect,
-    expect_written,
+    named,
+    numbers,
+    per_seed,
     same,
+    wrong_means,
 )
+from utils.checks.modules import optimizer_for
 
 # name: rates with the accuracies of their seeds, "!" where the last seed diverged
 TABLES = {
@@ -72,22 +77,11 @@ def _arrays(table: str) -> list[np.ndarray]:
     return [rates, accuracy, diverged]
 
 
-def _highest(
-    alive: Callable = lambda diverged: ~diverged.any(1),
-    mean: Callable = lambda accuracy: accuracy.mean(1),
-    near: Callable = lambda mean, best: mean >= best - 5,
-    best: Callable = lambda mean, alive: mean[alive].max(),
-    choose: Callable = lambda rates, fine, mean: rates[fine].max(initial=rates.min()),
-    before: Callable = lambda accuracy, diverged: accuracy,
-) -> Callable:
-    """A right answer, with a part exchanged."""
-
-    def answer(rates, accuracy, diverged):
-        live, score = alive(diverged), mean(before(accuracy.copy(), diverged))
-        fine = live & near(score, best(np.nan_to_num(score), live))
-        return choose(rates, fine, np.where(live, score, -np.inf))
-
-    return answer
+def _highest(rates, accuracy, diverged):
+    mean, alive = accuracy.mean(1), ~diverged.any(1)
+    mean = np.where(alive, mean, -np.inf)
+    fine = mean >= mean[alive].max() - 5
+    return rates[fine].max()
 
 
 def _stops_at_a_dip(rates, fine, mean):
@@ -104,72 +98,51 @@ def _stops_at_a_dip(rates, fine, mean):
 @check(
     praise=f"right on {len(TABLES)} tables",
     cases={name: (table,) for name, table in TABLES.items()},
-    hints={
-        "the given arrays": "it changes the arrays that it was given: work on copies"
-    },
-    right={"by the definition": _highest()},
-    mistakes={
-        "that is the best rate, asked is the highest usable one": _highest(
-            choose=lambda rates, fine, mean: rates[mean.argmax()]
-        ),
-        "that is a rate's position: return the rate": _highest(
-            choose=lambda rates, fine, mean: np.flatnonzero(fine)[rates[fine].argmax()]
-        ),
-        "that is the last usable rate: the rates come in any order": _highest(
-            choose=lambda rates, fine, mean: rates[fine][-1]
-        ),
-        "that stops at the first rate that is not usable: there may be usable ones "
-        "beyond": _highest(choose=_stops_at_a_dip),
-        "a rate is out as soon as one seed diverged, however the others do": _highest(
-            alive=lambda diverged: np.full(len(diverged), True),
-            before=lambda accuracy, diverged: np.where(diverged, 0, accuracy),
-        ),
-        "diverged runs are left out of the mean: a rate at which a seed diverged is "
-        "out": _highest(
-            alive=lambda diverged: ~diverged.all(1),
-            mean=lambda accuracy: np.nanmean(accuracy, 1),
-            before=lambda accuracy, diverged: np.where(diverged, np.nan, accuracy),
-        ),
-        "a run can diverge with a finite accuracy: look at diverged": _highest(
-            alive=lambda diverged: np.full(len(diverged), True),
-        ),
-        "best is meant among the rates at which no seed diverged": _highest(
-            best=lambda mean, alive: mean.max()
-        ),
-        "exactly 5 points below the best still counts": _highest(
-            near=lambda mean, best: mean > best - 5
-        ),
-        "5 points, not 5 percent of the best": _highest(
-            near=lambda mean, best: mean >= 0.95 * best
-        ),
-        "compare the means as they are, not rounded": _highest(
-            mean=lambda accuracy: accuracy.mean(1).round()
-        ),
-        "the mean over seeds counts, not the best seed": _highest(
-            mean=lambda accuracy: accuracy.max(1)
-        ),
-        "the mean over seeds counts, not the worst seed": _highest(
-            mean=lambda accuracy: accuracy.min(1)
-        ),
-        "the mean over seeds counts, not the median seed": _highest(
-            mean=lambda accuracy: np.median(accuracy, 1)
-        ),
-    },
+    right={"by the definition": _highest},
+    mistakes=edited(
+        _highest,
+        {
+            "rates[fine].max() -> rates[mean.argmax()]": "that is the best rate, asked "
+            "is the highest usable one",
+            "rates[fine].max() -> np.flatnonzero(fine)[rates[fine].argmax()]": "that "
+            "is a rate's position: return the rate",
+            "rates[fine].max() -> rates[fine][-1]": "that is the last usable rate: the "
+            "rates come in any order",
+            "rates[fine].max() -> _stops_at_a_dip(rates, fine, mean)": "that stops at "
+            "the first rate that is not usable: there may be usable ones beyond",
+            "accuracy.mean(1), ~ -> np.where(diverged, 0, accuracy).mean(1), True | ": (
+                "a rate is out as soon as one seed diverged, however the others do"
+            ),
+            "accuracy.mean(1) -> np.nanmean(np.where(diverged, np.nan, accuracy), 1); "
+            "any(1) -> all(1)": "diverged runs are left out of the mean: a rate at "
+            "which a seed diverged is out",
+            "~diverged.any(1) -> np.isfinite(accuracy.mean(1))": "a run can diverge "
+            "with a finite accuracy: look at diverged",
+            "mean[alive] -> np.nan_to_num(accuracy.mean(1)); rates[fine].max() -> "
+            "rates[fine].max(initial=rates.min())": "best is meant among the rates at "
+            "which no seed diverged",
+            ">= -> >": "exactly 5 points below the best still counts",
+            "mean[alive].max() - 5 -> 0.95 * mean[alive].max()": "5 points, not 5 "
+            "percent of the best",
+            "accuracy.mean(1) -> accuracy.mean(1).round()": "compare the means as they "
+            "are, not rounded",
+            "accuracy.mean(1) -> accuracy.max(1)": "the mean over seeds counts, not "
+            "the best seed",
+            "accuracy.mean(1) -> accuracy.min(1)": "the mean over seeds counts, not "
+            "the worst seed",
+            "accuracy.mean(1) -> np.median(accuracy, 1)": "the mean over seeds counts, "
+            "not the median seed",
+        },
+    ),
 )
-def highest_usable_rate(answer: Callable, table: str) -> dict:
+def highest_usable_rate(answer, table: str) -> dict:
     """Exercise 5.1: the highest rate within 5 points, no seed diverged."""
-    given, before = _arrays(table), _arrays(table)
-    result = answer(*given)
-    expect_written(result)
-    value = np.asarray(result, dtype=float)
-    expect(value.size == 1, f"it should return one rate; got {result!r}")
-    pairs = zip(given, before, strict=True)
-    unchanged = all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
-    rates, accuracy, diverged = before
+    rates, accuracy, diverged = _arrays(table)
+    value = numbers(answer(*_arrays(table)), (), "one rate")
     means = ", ".join(f"{r:g}: {m:.1f}" for r, m in zip(rates, accuracy.mean(1)))
     bad = ", ".join(f"{r:g}" for r in rates[diverged.any(1)]) or "none"
     what = f"for mean accuracies of {means}, some seed diverged at {bad}, the rate"
-    return {what: float(value.reshape(())), "the given arrays": unchanged}
+    return {what: float(value)}
 
 
 def _net(sizes: tuple, behind: tuple, bias: bool) -> nn.Sequential:
@@ -204,34 +177,24 @@ def _before_some_bn(model: nn.Sequential) -> list[nn.Linear]:
     return [m for m in model[:last] if isinstance(m, nn.Linear)]
 
 
-def _rescale(
-    rate: Callable = lambda lr, a: lr * a**2,
-    decay: Callable = lambda wd, a: wd / a**2,
-    rest: Callable = lambda lr, wd, a: (lr, wd),
-    scale: Callable = lambda w, a: w.data.mul_(a),
-    which: Callable = _before_bn,
-    use: Callable = lambda lr: lr,
-    left_out: Callable = lambda p, model: False,
-) -> Callable:
-    """A right answer, with a part exchanged."""
-
-    def answer(model: nn.Sequential, a: float, lr: float, weight_decay: float = 0.0):
-        lr, chosen = use(lr), [layer.weight for layer in which(model)]
-        own = {id(w) for w in chosen}
-        for w in chosen:
-            scale(w, a)
-        others = [
-            p for p in model.parameters() if id(p) not in own and not left_out(p, model)
-        ]
-        other_lr, other_wd = rest(lr, weight_decay, a)
-        return [
-            dict(params=chosen, lr=rate(lr, a), weight_decay=decay(weight_decay, a)),
-            dict(params=others, lr=other_lr, weight_decay=other_wd),
-        ]
-
-    return answer
+def _rescale(model, a, lr, weight_decay=0.0):
+    scaled = [layer.weight for layer in _before_bn(model)]
+    for w in scaled:
+        w.data.mul_(a)
+    others = [p for p in model.parameters() if not any(p is w for w in scaled)]
+    return [
+        dict(params=scaled, lr=lr * a**2, weight_decay=weight_decay / a**2),
+        dict(params=others, lr=lr, weight_decay=weight_decay),
+    ]
 
 
+NETS = {
+    "BN": ((5, 8), ("br",), True),
+    "BN twice": ((5, 8, 6), ("br", "br"), False),
+    "BN, none, BN": ((5, 8, 6, 6), ("br", "r", "br"), True),
+    "no BN": ((5, 8), ("r",), True),
+    "a layer between linear and BN": ((5, 8, 6, 6), ("rb", "br", "db"), True),
+}
 DIRECTLY = (
     "multiply only the weights of linear layers that are directly followed by BN; one "
     "of another layer has changed"
@@ -239,36 +202,25 @@ DIRECTLY = (
 STANDS = (
     "the weight of a linear layer before BN should be a times what it was, in place"
 )
+SMALLER = "longer weights have a smaller gradient: raise the rate"
+SHARE = (
+    "an update takes the share lr * weight_decay from W: that product must stay as it "
+    "was"
+)
+KEEP = "the other parameters keep their weight_decay"
 MISSING = "a parameter is in no group: it would not be trained"
 
 
 @check(
     praise="six updates give the same logits, for several a, rates and decays",
-    cases={
-        f"a = {a:g}, lr = {lr:g}, "
-        + (f"weight_decay = {wd[0]:g}" if wd else "no weight_decay given")
-        + f", {name}": (a, lr, wd, *net)
-        for name, net, settings in [
-            ("BN", ((5, 8), ("br",), True), [(10.0, 0.2, (0.1,)), (0.5, 0.05, (0.0,))]),
-            (
-                "BN twice",
-                ((5, 8, 6), ("br", "br"), False),
-                [(10.0, 0.2, (0.0,)), (0.5, 0.1, (0.1,)), (3.0, 0.05, ())],
-            ),
-            (
-                "BN, none, BN",
-                ((5, 8, 6, 6), ("br", "r", "br"), True),
-                [(2.0, 0.1, (0.02,))],
-            ),
-            ("no BN", ((5, 8), ("r",), True), [(10.0, 0.2, (0.1,))]),
-            (
-                "a layer between linear and BN",
-                ((5, 8, 6, 6), ("rb", "br", "db"), True),
-                [(3.0, 0.1, (0.05,))],
-            ),
-        ]
-        for a, lr, wd in settings
-    },
+    cases=named(
+        "a = {}, lr = {}, weight_decay = {}, {}",
+        *[(10.0, 0.2, (0.1,), "BN"), (0.5, 0.05, (0.0,), "BN")],
+        *[(10.0, 0.2, (0.0,), "BN twice"), (0.5, 0.1, (0.1,), "BN twice")],
+        *[(3.0, 0.05, (), "BN twice"), (2.0, 0.1, (0.02,), "BN, none, BN")],
+        (10.0, 0.2, (0.1,), "no BN"),
+        (3.0, 0.1, (0.05,), "a layer between linear and BN"),
+    ),
     tolerance=(1e-6, 1e-6),
     hints={
         "other weights": DIRECTLY,
@@ -277,85 +229,53 @@ MISSING = "a parameter is in no group: it would not be trained"
         "strangers": "a group holds a tensor that is no parameter of the model: "
         "multiply the weights in place, without a copy",
     },
-    right={"by the identities": _rescale()},
-    mistakes={
-        "the rate is a times larger; but the gradient is 1/a, and the update must be a "
-        "times larger": _rescale(rate=lambda lr, a: lr * a),
-        "longer weights have a smaller gradient: raise the rate": (
-            _rescale(rate=lambda lr, a: lr / a),
-            _rescale(rate=lambda lr, a: lr / a**2),
-        ),
-        "the rate of the scaled weights is that of the original": _rescale(
-            rate=lambda lr, a: lr
-        ),
-        "an update takes the share lr * weight_decay from W: that product must stay as "
-        "it was": (
-            _rescale(decay=lambda wd, a: wd),
-            _rescale(decay=lambda wd, a: wd / a),
-        ),
-        "only the scaled weights need another rate": _rescale(
-            rest=lambda lr, wd, a: (lr * a**2, wd)
-        ),
-        "the other parameters keep their weight_decay": (
-            _rescale(rest=lambda lr, wd, a: (lr, 0.0)),
-            _rescale(rest=lambda lr, wd, a: (lr, wd / a**2)),
-        ),
-        "the rate is fixed: use the lr that was given": _rescale(use=lambda lr: 0.2),
-        DIRECTLY: (
-            _rescale(which=_before_some_bn),
-            _rescale(which=lambda m: [k for k in m if isinstance(k, nn.Linear)]),
-        ),
-        STANDS: (
-            _rescale(scale=lambda w, a: None),
-            _rescale(scale=lambda w, a: w.data.mul_(a**2)),
-        ),
-        MISSING: _rescale(left_out=lambda p, model: p is model[-1].weight),
-    },
+    right={"by the identities": _rescale},
+    mistakes=edited(
+        _rescale,
+        {
+            "lr * a**2 -> lr * a": "the rate is a times larger; but the gradient is "
+            "1/a, and the update must be a times larger",
+            "lr * a**2 -> lr / a": SMALLER,
+            "lr * a**2 -> lr / a**2": SMALLER,
+            "lr * a**2 -> lr": "the rate of the scaled weights is that of the original",
+            "decay / a**2 -> decay": SHARE,
+            "decay / a**2 -> decay / a": SHARE,
+            "others, lr=lr -> others, lr=lr * a**2": "only the scaled weights need "
+            "another rate",
+            "lr=lr, weight_decay=weight_decay -> lr=lr, weight_decay=0.0": KEEP,
+            "lr=lr, weight_decay=weight_decay -> lr=lr, "
+            "weight_decay=weight_decay / a**2": KEEP,
+            "scaled = [ -> lr, scaled = 0.2, [": "the rate is fixed: use the lr that "
+            "was given",
+            "_before_bn -> _before_some_bn": DIRECTLY,
+            "_before_bn(model) -> [m for m in model if isinstance(m, nn.Linear)]": (
+                DIRECTLY
+            ),
+            "w.data.mul_(a) -> pass": STANDS,
+            "mul_(a) -> mul_(a**2)": STANDS,
+            "if not any -> if p is not model[-1].weight and not any": MISSING,
+        },
+    ),
 )
-def rescale(
-    answer: Callable,
-    a: float,
-    lr: float,
-    wd: tuple,
-    sizes: tuple,
-    behind: tuple,
-    bias: bool,
-) -> dict:
+def rescale(answer, a: float, lr: float, wd: tuple, name: str) -> dict:
     """Exercise 5.2: scaled weights, and groups that train the same."""
-    old = _net(sizes, behind, bias)
+    old = _net(*NETS[name])
     new = copy.deepcopy(old)
     groups = answer(new, a, lr, *wd)
-    expect_written(groups)
     groups = [groups] if isinstance(groups, dict) else groups
-    expect(
-        isinstance(groups, (list, tuple))
-        and all(isinstance(g, dict) and "params" in g for g in groups),
-        "it should return a list of dictionaries with params, lr and weight_decay",
-    )
-    scaled = {id(layer.weight) for layer in _before_bn(new)}
+    asked = "a list of dictionaries with params, lr and weight_decay"
+    optimizer = optimizer_for(groups, {"params"}, asked)
+    layers = _before_bn(new)
+    scaled, idle = ({id(getattr(m, n)) for m in layers} for n in ("weight", "bias"))
     pairs = [*zip(old.parameters(), new.parameters(), strict=True)]
+    own = {id(p) for p in new.parameters()}
+    found = {id(p) for g in optimizer.param_groups for p in g["params"]}
     seen: dict[str, object] = {
         "weights before BN": all(same(q, a * p) for p, q in pairs if id(q) in scaled),
         "other weights": all(same(p, q) for p, q in pairs if id(q) not in scaled),
+        "strangers": not found <= own,
+        "missing": not own - found <= idle,  # without gradient: as you like
     }
-    for g in groups:
-        expect(
-            not isinstance(g["params"], (set, frozenset)),
-            "SGD refuses a set of parameters, whose order is not fixed: use a list",
-        )
-        g["params"] = (
-            [g["params"]] if isinstance(g["params"], Tensor) else [*g["params"]]
-        )
-    try:
-        optimizer = torch.optim.SGD([g for g in groups if g["params"]], lr=lr)
-    except Exception as error:
-        expect(False, f"torch.optim.SGD refuses these groups: {error}")
-    own = {id(p) for p in new.parameters()}
-    found = {id(p) for g in optimizer.param_groups for p in g["params"]}
-    idle = {
-        id(layer.bias) for layer in _before_bn(new)
-    }  # without gradient: as you like
-    seen |= {"strangers": not found <= own, "missing": not own - found <= idle}
     theirs = torch.optim.SGD(old.parameters(), lr=lr, weight_decay=wd[0] if wd else 0.0)
     for step in range(6):
         x, y = torch.randn(16, 5, dtype=torch.float64), torch.randint(3, (16,))
@@ -375,15 +295,10 @@ HELD_RATIO, HELD_AT_ONE = (1.4, 6.0), (0.4, 2.5)
 
 def _rates(result: object, asked: str) -> list[float]:
     """The geometric mean of the rates, (seeds,)."""
-    expect_written(result)
+    per_seed(result, asked, alike=True)
     values = np.asarray(result, dtype=float)
     expect(
-        values.ndim == 1 and len(values) >= 12,
-        "return one rate for each of 12 seeds or more, (seeds,); got shape "
-        f"{values.shape}",
-    )
-    expect(
-        np.isfinite(values).all() and (values > 0).all(),
+        (values > 0).all(),
         "a rate is a positive number: return the rates, not their logarithms",
     )
     expect(
@@ -402,38 +317,57 @@ held_at = Measured(
     read=_rates,
     fake=lambda means: means[0] * 1.5 ** np.linspace(-1, 1, 13),
     right=[(1.0, 2.8), (0.8, 2.2), (1.2, 4.0)],
-    wrong=[
-        Wrong(
-            "with He's length, without the brake, it is about 1; are the lengths held?",
-            lambda a, b: a >= HELD_AT_ONE[1],
-            (5.0, 9.0),
-        ),
-        Wrong(
-            "with He's length it is about 1; does your grid reach high enough, is it "
-            "`highest` (not the best rate), after 200 updates?",
-            lambda a, b: a <= HELD_AT_ONE[0],
-            (0.1, 0.3),
-        ),
-        Wrong(
-            "the same for both; does `a` reach the initial weights?",
-            lambda a, b: a == b,
-            (1.0, 1.0),
-        ),
-        Wrong(
-            "longer weights turn less at the same rate, so they bear a larger one; "
-            "multiply by a, do not divide",
-            lambda a, b: b < a,
-            (1.0, 0.4),
-        ),
-        Wrong(
-            "does your grid reach high enough for a = 3, up to 10?",
-            lambda a, b: b <= HELD_RATIO[0] * a,
-            (1.0, 1.2),
-        ),
-        Wrong(
-            "we expect a smaller step up; do you run the nets, at a = 3, not 9?",
-            lambda a, b: b >= HELD_RATIO[1] * a,
-            (1.0, 9.0),
-        ),
-    ],
+    wrong=wrong_means(
+        {
+            f"a >= {HELD_AT_ONE[1]}: 5 9": "with He's length, without the brake, it is "
+            "about 1; are the lengths held?",
+            f"a <= {HELD_AT_ONE[0]}: 0.1 0.3": "with He's length it is about 1; does "
+            "your grid reach high enough, is it `highest` (not the best rate), after "
+            "200 updates?",
+            "a == b: 1 1": "the same for both; does `a` reach the initial weights?",
+            "b < a: 1 0.4": "longer weights turn less at the same rate, so they bear a "
+            "larger one; multiply by a, do not divide",
+            f"b <= {HELD_RATIO[0]} * a: 1 1.2": "does your grid reach high enough for "
+            "a = 3, up to 10?",
+            f"b >= {HELD_RATIO[1]} * a: 1 9": "we expect a smaller step up; do you run "
+            "the nets, at a = 3, not 9?",
+        }
+    ),
 )
+
+
+def _degrees(
+    radians: Callable = lambda lr, decay: math.sqrt(2 * lr * decay),
+    unit: float = 180 / math.pi,
+) -> Callable:
+    return lambda lr, weight_decay: unit * radians(lr, weight_decay)
+
+
+@check(
+    praise="right for every rate and decay that we tried",
+    cases={
+        f"rate {lr:g}, weight decay {decay:g}": (lr, decay)
+        for lr, decay in [
+            (0.5, 0.02),
+            (0.1, 5e-4),
+            (1.0, 1e-4),
+            (0.03, 0.1),
+            (0.1, 0.0),
+        ]
+    },
+    tolerance=(0.01, 1e-9),  # room for an arc tangent
+    right={"sqrt(2 η λ), in degrees": _degrees()},
+    mistakes={
+        "in degrees: that is in radians": _degrees(unit=1.0),
+        "180° are π, not 2π": _degrees(unit=90 / math.pi),
+        "the other way round: multiply by 180 and divide by π": _degrees(
+            unit=math.pi / 180
+        ),
+        "the 2 under the root is missing": _degrees(lambda lr, d: math.sqrt(lr * d)),
+        "the root is missing": _degrees(lambda lr, d: 2 * lr * d),
+        "the 2 stands under the root": _degrees(lambda lr, d: 2 * math.sqrt(lr * d)),
+    },
+)
+def degrees_per_update(answer: Callable, lr: float, decay: float) -> dict:
+    """Exercise 5.5: the angle per update at which weights before BN settle."""
+    return {"the angle": numbers(answer(lr, decay), (), "one number")}

@@ -1,8 +1,9 @@
 """Checks of chapter 10, deployment."""
 
 import copy
+import math
 from collections.abc import Callable
-from functools import partial
+from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +11,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from utils.checks.framework import (
     Measured,
-    NotYet,
-    Wrong,
+    Raised,
     check,
+    edited,
     expect,
-    expect_written,
+    named,
     same,
+    with_edit,
+    wrong_means,
 )
 from utils.checks.modules import fill, state_of
 
@@ -35,46 +38,32 @@ def _rows(layer: nn.Module, by: Tensor) -> Tensor:
     return by.view(*by.shape, *[1] * (weight.dim() - 2))
 
 
-def _fold(
-    factor: Callable = lambda bn, gamma: gamma / (bn.running_var + bn.eps).sqrt(),
-    shift: Callable = lambda b, s, mean, beta: s * (b - mean) + beta,
-    rows: Callable = _rows,
-    refuses: tuple[str, ...] = ("kind", "mode", "statistics", "channels"),
-    end: Callable = lambda new, layer, bn: new,
-    promotes: bool = False,
-) -> Callable:
-    """A right answer, with a part exchanged."""
+def _obstacle(layer: nn.Module, bn: nn.Module) -> str:
+    if not isinstance(layer, FOLDABLE):
+        return "kind"
+    if bn.training or bn.running_mean is None:
+        return "mode" if bn.training else "statistics"
+    turned = isinstance(layer, TRANSPOSED)
+    weight = layer.weight
+    outputs = weight.shape[1] * layer.groups if turned else len(weight)
+    return "" if outputs == bn.num_features else "channels"
 
-    def answer(layer: nn.Module, bn: nn.Module) -> nn.Module:
-        turned = isinstance(layer, TRANSPOSED)
-        wrong = {
-            "kind": not isinstance(layer, FOLDABLE),
-            "mode": bn.training,
-            "statistics": bn.running_mean is None,
-        }
-        if not wrong["kind"]:
-            groups = getattr(layer, "groups", 1)
-            outputs = layer.weight.shape[1] * groups if turned else len(layer.weight)
-            wrong["channels"] = outputs != bn.num_features
-        for reason, holds in wrong.items():
-            if holds and reason in refuses:
-                raise ValueError(f"this cannot be folded: {reason}")
-            if holds:
-                return copy.deepcopy(layer)
-        one, zero = torch.ones_like(bn.running_var), torch.zeros_like(bn.running_var)
-        gamma, beta = (bn.weight, bn.bias) if bn.affine else (one, zero)
-        beta = zero if beta is None else beta
-        bias, dtype = zero if layer.bias is None else layer.bias, layer.weight.dtype
-        s, right = factor(bn, gamma), gamma / (bn.running_var + bn.eps).sqrt()
-        h = shift(bias, right, bn.running_mean, beta)
-        weight = layer.weight * rows(layer, s)
-        if not promotes:
-            weight, h = weight.to(dtype), h.to(dtype)
-        new = copy.deepcopy(layer)
-        new.weight, new.bias = nn.Parameter(weight.detach()), nn.Parameter(h.detach())
-        return end(new, layer, bn)
 
-    return answer
+def _fold(layer: nn.Module, bn: nn.Module) -> nn.Module:
+    obstacle = _obstacle(layer, bn)
+    if obstacle:
+        raise ValueError(f"this cannot be folded: {obstacle}")
+    mean, var, dtype = bn.running_mean, bn.running_var, layer.weight.dtype
+    zero = torch.zeros_like(var)
+    gamma = zero + 1 if bn.weight is None else bn.weight
+    beta = zero if bn.bias is None else bn.bias
+    b = zero if layer.bias is None else layer.bias
+    s = gamma / (var + bn.eps).sqrt()
+    weight = (layer.weight * _rows(layer, s)).to(dtype)
+    bias = (s * (b - mean) + beta).to(dtype)
+    new = copy.deepcopy(layer)
+    new.weight, new.bias = nn.Parameter(weight.detach()), nn.Parameter(bias.detach())
+    return new
 
 
 def _first_axis(layer: nn.Module, by: Tensor) -> Tensor:
@@ -108,10 +97,6 @@ def _set(new: nn.Module, **values: object) -> nn.Module:
     return new
 
 
-def _in_place(new: nn.Module, layer: nn.Module, bn: nn.Module) -> nn.Module:
-    return _set(layer, weight=new.weight, bias=new.bias)
-
-
 ARGUMENTS = "it changes its arguments, or leaves them in another mode: make a new layer"
 SHARED = (
     "the new layer shares a tensor with its arguments: training one would change the "
@@ -120,186 +105,134 @@ SHARED = (
 REFUSED = "this cannot be folded; refuse it with a ValueError"
 
 
-def _fold_cases() -> dict[str, tuple]:
-    groups = dict(groups=2, bias=False, padding=1)
-    two, plain = (3, 2, 7, 7), dict(affine=False)
-    double, half = torch.float64, torch.float16
-    odd = dict(padding=1, padding_mode="circular")
-    cases = {
-        "a linear layer": (partial(nn.Linear, 5, 4), {}, (3, 5)),
-        "a convolution": (partial(nn.Conv2d, 2, 4, 3), {}, two),
-        "padding": (partial(nn.Conv2d, 2, 4, 3, padding=1), {}, two),
-        "a linear layer without bias": (
-            partial(nn.Linear, 5, 4, bias=False),
-            {},
-            (3, 5),
-        ),
-        "eps = 0.1": (partial(nn.Linear, 5, 4), dict(eps=0.1), (3, 5)),
-        "affine=False": (partial(nn.Linear, 5, 4), plain, (3, 5)),
-        "affine=False and no bias": (
-            partial(nn.Conv2d, 2, 4, 3, bias=False),
-            plain,
-            two,
-        ),
-        "BN with bias=False": (partial(nn.Conv2d, 2, 4, 3), dict(bias=False), two),
-        "bias=False in both": (
-            *(partial(nn.Linear, 5, 4, bias=False), dict(bias=False), (3, 5)),
-        ),
-        "groups": (partial(nn.Conv2d, 6, 4, 3, **groups), {}, (3, 6, 7, 7)),
-        "a depthwise convolution": (
-            partial(nn.Conv2d, 4, 4, 3, groups=4),
-            {},
-            (3, 4, 7, 7),
-        ),
-        "stride and dilation": (
-            partial(nn.Conv2d, 2, 4, 3, stride=2, dilation=2, padding=2),
-            dict(eps=1e-3, momentum=0.3),
-            (3, 2, 9, 9),
-        ),
-        "circular padding": (partial(nn.Conv2d, 2, 4, 3, **odd), {}, two),
-        "as many outputs as inputs": (partial(nn.Conv2d, 4, 4, 1), {}, (3, 4, 7, 7)),
-        "Conv1d": (partial(nn.Conv1d, 2, 4, 3, dilation=2), {}, (3, 2, 9)),
-        "a transposed convolution": (partial(nn.ConvTranspose2d, 2, 4, 3, 2), {}, two),
-        "a transposed one, 4 to 4": (
-            *(partial(nn.ConvTranspose2d, 4, 4, 3), {}, (3, 4, 5, 5)),
-        ),
-        "a transposed one in groups": (
-            *(
-                partial(nn.ConvTranspose2d, 6, 4, 3, groups=2, bias=False),
-                {},
-                (3, 6, 5, 5),
-            ),
-        ),
-        "ConvTranspose1d": (partial(nn.ConvTranspose1d, 4, 4, 3), plain, (3, 4, 9)),
-        "float32": (
-            partial(nn.Conv2d, 2, 4, 3),
-            {},
-            two,
-            (torch.float32, torch.float32),
-        ),
-        "layer in float16, BN too": (
-            partial(nn.Conv2d, 4, 4, 3),
-            {},
-            None,
-            (half, half),
-        ),
-        "layer in float16, BN in float32": (
-            *(partial(nn.Conv2d, 4, 4, 3), {}, None, (half, torch.float32)),
-        ),
-    }
-    conv, refuse = partial(nn.Conv2d, 2, 4, 3), (double, double)
-    return cases | {
-        "BN in train mode": (conv, dict(training=True), None, refuse),
-        "no stored statistics": (conv, dict(track_running_stats=False), None, refuse),
-        "4 outputs, BN with 2 channels": (conv, dict(channels=2), None, refuse),
-        "4 outputs, BN with 1 channel": (conv, dict(channels=1), None, refuse),
-        "a ReLU before BN": (nn.ReLU, dict(kind=nn.BatchNorm2d), None, refuse),
-        "a group norm before BN": (partial(nn.GroupNorm, 2, 4), {}, None, refuse),
-    }
+FORMAT = "keep the layer's own format: its input will have that one"
+FACTORS = {
+    "gamma / var.sqrt()": "eps is missing under the root",
+    "gamma / (var.sqrt() + bn.eps)": "eps belongs under the root",
+    "gamma / (var + 1e-5).sqrt()": "take eps from bn",
+    "gamma / (var + bn.eps)": "divide by the root of the variance",
+    "(var + bn.eps).rsqrt()": "the weights are not multiplied by γ",
+    "torch.ones_like(var)": "the weights are unchanged: scale them",
+}
+_PLAIN, _NO_BIAS, _REFUSE = dict(affine=False), dict(bias=False), "to be refused"
+
+
+def _unless(obstacle: str) -> str:
+    """An edit: it returns the layer where there is this obstacle."""
+    return (
+        f"if obstacle: -> if obstacle == '{obstacle}': return layer\n    if obstacle:"
+    )
 
 
 @check(
     praise="equal to the two layers in all that can be folded, also in half precision, "
     "and refused with a reason where it cannot be",
-    cases=_fold_cases(),
+    cases=named(
+        "{} {}, {}, bn: {}, {}",
+        (nn.Linear, (5, 4), {}, {}),
+        (nn.Conv2d, (2, 4, 3), {}, {}),
+        (nn.Conv2d, (2, 4, 3), dict(padding=1), {}),
+        (nn.Linear, (5, 4), _NO_BIAS, {}),
+        (nn.Linear, (5, 4), {}, dict(eps=0.1)),
+        (nn.Linear, (5, 4), {}, _PLAIN),
+        (nn.Conv2d, (2, 4, 3), _NO_BIAS, _PLAIN),
+        (nn.Conv2d, (2, 4, 3), {}, _NO_BIAS),
+        (nn.Linear, (5, 4), _NO_BIAS, _NO_BIAS),
+        (nn.Conv2d, (6, 4, 3), dict(groups=2, bias=False, padding=1), {}),
+        (nn.Conv2d, (4, 4, 3), dict(groups=4), {}),
+        (
+            *(nn.Conv2d, (2, 4, 3), dict(stride=2, dilation=2, padding=2)),
+            dict(eps=1e-3, momentum=0.3),
+        ),
+        (nn.Conv2d, (2, 4, 3), dict(padding=1, padding_mode="circular"), {}),
+        (nn.Conv2d, (4, 4, 1), {}, {}),
+        (nn.Conv1d, (2, 4, 3), dict(dilation=2), {}),
+        (nn.ConvTranspose2d, (2, 4, 3, 2), {}, {}),
+        (nn.ConvTranspose2d, (4, 4, 3), {}, {}),
+        (nn.ConvTranspose2d, (6, 4, 3), dict(groups=2, bias=False), {}),
+        (nn.ConvTranspose1d, (4, 4, 3), {}, _PLAIN),
+        (nn.Conv2d, (2, 4, 3), {}, {}, "float32"),
+        (nn.Conv2d, (4, 4, 3), {}, {}, "in float16"),
+        (nn.Conv2d, (4, 4, 3), {}, {}, "in float16, BN in float32"),
+        (nn.Conv2d, (2, 4, 3), {}, dict(training=True), _REFUSE),
+        (nn.Conv2d, (2, 4, 3), {}, dict(track_running_stats=False), _REFUSE),
+        (nn.Conv2d, (2, 4, 3), {}, dict(channels=2), _REFUSE),
+        (nn.Conv2d, (2, 4, 3), {}, dict(channels=1), _REFUSE),
+        (nn.LeakyReLU, (0.01,), {}, {}, _REFUSE),
+        (nn.GroupNorm, (2, 4), {}, {}, _REFUSE),
+    ),
     tolerance=(1e-9, 1e-9),
     hints={
         "its arguments": ARGUMENTS,
         "shared tensors": SHARED,
-        "the formats of its parameters": "keep the layer's own format: its input will "
-        "have that one",
+        "the formats of its parameters": FORMAT,
         "its kind": "return one layer, of the kind that was given",
         "right to its rounding": "wrong by more than its rounding",
     },
-    right={"by the definition": _fold()},
-    mistakes={
-        "eps is missing under the root": _fold(lambda bn, g: g / bn.running_var.sqrt()),
-        "eps belongs under the root": _fold(
-            lambda bn, g: g / (bn.running_var.sqrt() + bn.eps)
-        ),
-        "take eps from bn": _fold(lambda bn, g: g / (bn.running_var + 1e-5).sqrt()),
-        "divide by the root of the variance": _fold(
-            lambda bn, g: g / (bn.running_var + bn.eps)
-        ),
-        "the weights are not multiplied by γ": _fold(
-            lambda bn, g: torch.rsqrt(bn.running_var + bn.eps)
-        ),
-        "the weights are unchanged: scale them": _fold(
-            lambda bn, g: torch.ones_like(bn.running_var)
-        ),
-        "wrong weight: which axis of a transposed weight holds the outputs?": _fold(
-            rows=_first_axis
-        ),
-        "wrong weight: the first axis of a transposed weight comes in blocks, one for "
-        "each group": _fold(rows=_one_group),
-        "scale along the outputs, not along the inputs": _fold(rows=_inputs),
-        "the old bias is scaled, too": _fold(
-            shift=lambda b, s, mean, beta: b - s * mean + beta
-        ),
-        "the old bias got lost": _fold(shift=lambda b, s, mean, beta: beta - s * mean),
-        "β got lost": _fold(shift=lambda b, s, mean, beta: s * (b - mean)),
-        "the stored mean is not subtracted": _fold(
-            shift=lambda b, s, mean, beta: s * b + beta
-        ),
-        "the stored mean has a wrong sign": _fold(
-            shift=lambda b, s, mean, beta: s * (b + mean) + beta
-        ),
-        "the stored mean is scaled, too": _fold(
-            shift=lambda b, s, mean, beta: s * b - mean + beta
-        ),
-        "β is not scaled": _fold(shift=lambda b, s, mean, beta: s * (b - mean + beta)),
-        "keep stride": _fold(
-            end=lambda new, *_: _set(new, stride=(1, 1)[: new.weight.dim() - 2])
-        ),
-        "keep padding_mode": _fold(end=lambda new, *_: _set(new, padding_mode="zeros")),
-        ARGUMENTS: (
-            _fold(end=_in_place),
-            _fold(end=lambda new, layer, bn: (_set(layer, bias=None), new)[1]),
-            _fold(end=lambda new, layer, bn: (bn.train(), new)[1]),
-        ),
-        SHARED: _fold(
-            end=lambda new, layer, bn: (
-                new if bn.bias is None else _set(new, bias=bn.bias)
+    right={"by the definition": _fold},
+    mistakes=edited(
+        _fold,
+        {f"s = gamma / (var + bn.eps).sqrt() -> s = {s}": h for s, h in FACTORS.items()}
+        | {f"(layer, s) -> (layer, {s})": h for s, h in FACTORS.items()}
+        | {
+            "_rows( -> _first_axis(": "wrong weight: which axis of a transposed weight "
+            "holds the outputs?",
+            "_rows( -> _one_group(": "wrong weight: the first axis of a transposed "
+            "weight comes in blocks, one for each group",
+            "_rows( -> _inputs(": "scale along the outputs, not along the inputs",
+            "s * (b - mean) -> b - s * mean": "the old bias is scaled, too",
+            "s * (b - mean) -> -s * mean": "the old bias got lost",
+            "(s * (b - mean) + beta) -> (s * (b - mean))": "β got lost",
+            "(b - mean) -> b": "the stored mean is not subtracted",
+            "(b - mean) -> (b + mean)": "the stored mean has a wrong sign",
+            "s * (b - mean) -> s * b - mean": "the stored mean is scaled, too",
+            "(b - mean) + beta -> (b - mean + beta)": "β is not scaled",
+            "return new -> return _set(new, stride=(1, 1)[: weight.dim() - 2])": (
+                "keep stride"
             ),
-            shift=lambda b, s, mean, beta: s * (b - mean) + beta,
-        ),
-        "keep the layer's own format: its input will have that one": (
-            _fold(promotes=True),
-            _fold(end=lambda new, *_: new.float()),
-        ),
-        f"BN in train mode: {REFUSED}": _fold(
-            refuses=("kind", "statistics", "channels")
-        ),
-        f"no stored statistics: {REFUSED}": _fold(refuses=("kind", "mode", "channels")),
-        f"4 outputs, BN with 2 channels: {REFUSED}": _fold(
-            refuses=("kind", "mode", "statistics")
-        ),
-        f"a ReLU before BN: {REFUSED}": _fold(
-            refuses=("mode", "statistics", "channels")
-        ),
-    },
+            "return new -> return _set(new, padding_mode='zeros')": "keep padding_mode",
+            "copy.deepcopy(layer) -> layer": ARGUMENTS,
+            "return new -> layer.bias = None\n    return new": ARGUMENTS,
+            "return new -> bn.train()\n    return new": ARGUMENTS,
+            "return new -> new.bias = new.bias if bn.bias is None else bn.bias\n    "
+            "return new": SHARED,
+            ".to(dtype) -> ": FORMAT,
+            "return new -> return new.float()": FORMAT,
+            _unless("mode"): f"training=True, {_REFUSE}: {REFUSED}",
+            _unless("statistics"): f"running_stats=False, {_REFUSE}: {REFUSED}",
+            _unless("channels"): f"channels=2, {_REFUSE}: {REFUSED}",
+            _unless("kind"): f"LeakyReLU 0.01, {_REFUSE}: {REFUSED}",
+        },
+    ),
 )
 def fold(
-    answer: Callable,
-    make: Callable,
-    options: dict,
-    shape: tuple | None,
-    dtypes: tuple = (torch.float64, torch.float64),
+    answer: Callable, kind: type, sizes: tuple, options: dict, norm: dict, how: str = ""
 ) -> dict:
     """Exercise 10.2: a new layer that equals bn(layer(x)) in eval mode, or no."""
-    layer, options = make().to(dtypes[0]), dict(options)
-    flat = getattr(layer, "weight", torch.ones(1)).dim() < 4
-    kind = options.pop("kind", nn.BatchNorm1d if flat else nn.BatchNorm2d)
-    training = options.pop("training", False)
-    bn = fill(kind(options.pop("channels", 4), **options)).to(dtypes[1])
-    bn.train(training), layer.train(len(options) % 2 == 0)  # its mode must not matter
-    if shape is None and dtypes[0] == torch.float64:
-        return _refused(answer, layer, bn)
+    dtype = torch.float64 if how in ("", _REFUSE) else torch.float32
+    layer, norm = kind(*sizes, **options).to(dtype), dict(norm)
+    dims = layer.weight.dim() if hasattr(layer, "weight") else 4
+    bn_kind, training = (
+        nn.BatchNorm1d if dims < 4 else nn.BatchNorm2d,
+        norm.pop("training", False),
+    )
+    bn = fill(bn_kind(norm.pop("channels", 4), **norm)).to(dtype).train(training)
+    layer.train(len(norm) % 2 == 0)  # its mode must not matter
+    half = how.startswith("in float16")
+    layer, bn = (
+        layer.half() if half else layer,
+        bn.half() if how == "in float16" else bn,
+    )
     before = [dict(state_of(m)) for m in (layer, bn)]
-    new = answer(layer, bn)
-    expect_written(new)
+    try:
+        new = answer(layer, bn)
+    except Raised as error:
+        if how != _REFUSE:
+            raise
+        return _refused(error.__cause__)
+    expect(how != _REFUSE, REFUSED)
     seen = {"its kind": type(new).__name__}
-    if not isinstance(new, type(layer)):
+    if not isinstance(new, kind):
         return seen
     own = {p.data_ptr() for p in [*layer.parameters(), *bn.parameters()]}
     after = [dict(state_of(m)) for m in (layer, bn)]
@@ -307,44 +240,35 @@ def fold(
         a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
         for a, b in zip(before, after)
     )
+    formats = [str(p.dtype) for p in new.parameters()]
     seen["its arguments"] = new is not layer and unchanged
     seen["shared tensors"] = bool(own & {p.data_ptr() for p in new.parameters()})
-    seen["the formats of its parameters"] = [str(p.dtype) for p in new.parameters()]
-    if {p.dtype for p in new.parameters()} != {dtypes[0]}:
+    seen["the formats of its parameters"] = formats
+    if {*formats} != {str(layer.weight.dtype)}:
         return seen
-    if shape:
+    if not half:
+        x = torch.randn(3, sizes[0], *[9] * (dims - 2)).to(dtype)
         with torch.no_grad():
-            seen["the output"] = new(torch.randn(shape, dtype=dtypes[0]))
-        return seen
-    exact = _fold()(copy.deepcopy(layer).double(), copy.deepcopy(bn).double())
+            return seen | {"the output": new(x)}
+    exact = _fold(copy.deepcopy(layer).double(), copy.deepcopy(bn).double())
     pairs = [(new.weight, exact.weight), (new.bias, exact.bias)]
-    seen["right to its rounding"] = all(
-        same(a.double(), b, 4e-3, 2e-2) for a, b in pairs
-    )
-    return seen
+    near = all(same(a.double(), b, 4e-3, 2e-2) for a, b in pairs)
+    return seen | {"right to its rounding": near}
 
 
-def _refused(answer: Callable, layer: nn.Module, bn: nn.Module) -> dict:
+def _refused(error: BaseException) -> dict:
     """Expect a ValueError with a sentence."""
-    try:
-        result = answer.function(layer, bn)
-    except ValueError as error:
-        expect(
-            len(str(error).split()) >= 4,
-            f"refused, but the message, {str(error)!r}, does not say why",
-        )
-        return {"refused": True}
-    except Exception as error:
-        kind = type(error).__name__
-        raise NotYet(
-            f"refuse with a ValueError that says why; it raised {kind}: {error}"
-        ) from None
-    expect_written(result)
-    raise NotYet(REFUSED)
+    kind, said = type(error).__name__, str(error)
+    wanted = f"refuse with a ValueError that says why; it raised {kind}: {error}"
+    expect(isinstance(error, ValueError), wanted)
+    expect(
+        len(said.split()) >= 4, f"refused, but the message, {said!r}, does not say why"
+    )
+    return {"refused": True}
 
 
 one_by_one = Measured(
-    "one_by_one",  # exercise 10.4: dark images singly minus at once
+    "one_by_one",  # exercise 10.5: dark images singly minus at once
     calls=[(1.0,), (0.1,), (0.01,)],
     ranges=[
         ("at momentum 1", -75, -3),
@@ -356,62 +280,46 @@ one_by_one = Measured(
     "dark test images",
     not_finite="scores are finite: is the variance?",
     right=[(-31, -2, -59)],
-    wrong=[
-        Wrong(
-            "these look like accuracies, or like all at once minus singly: return "
-            "singly minus all at once",
-            lambda *m: max(m) >= 30,
-            (57, 86, 29),
-        ),
-        Wrong(
-            "measure in points, accuracy in %; does the momentum reach the layers, "
-            "and are the images shown one at a time, in train mode?",
-            lambda *m: min(m) >= -1.2,
-            (-0.31, -0.02, -0.59),
-        ),
-        Wrong(
-            "does the momentum reach every BN layer?",
-            lambda *m: len(set(m)) < len(m),
-            (-5, -5, -5),
-        ),
-    ],
+    wrong=wrong_means(
+        {
+            "max(m) >= 30: 57 86 29": "these look like accuracies, or like all at once "
+            "minus singly: return singly minus all at once",
+            "min(m) >= -1.2: -0.31 -0.02 -0.59": "measure in points, accuracy in %; "
+            "does the momentum reach the layers, and are the images shown one at a "
+            "time, in train mode?",
+            "len(set(m)) < len(m): -5 -5 -5": "does the momentum reach every BN layer?",
+        }
+    ),
 )
 
 
-def _nets() -> dict[str, Callable]:
-    def dense() -> nn.Module:
-        return nn.Sequential(
-            nn.Linear(6, 8),
-            nn.BatchNorm1d(8, momentum=0.3),
-            nn.Dropout(0.5),
-            nn.Linear(8, 8),
-            nn.BatchNorm1d(8, momentum=None),
-        )
-
-    def conv() -> nn.Module:
-        inner = nn.Sequential(
-            nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4, momentum=0.01), nn.ReLU()
-        )
-        body = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout2d(0.5)
-        return nn.Sequential(*body, inner)
-
-    def plain() -> nn.Module:
-        own = nn.BatchNorm1d(4, affine=False, eps=0.1)
-        return nn.Sequential(nn.Linear(6, 4), own, nn.LayerNorm(4))
-
-    def others() -> nn.Module:
-        memory = nn.InstanceNorm1d(4, track_running_stats=True)
-        first = nn.Conv1d(1, 4, 3), memory, nn.AlphaDropout(0.3), nn.BatchNorm1d(4)
-        return nn.Sequential(*first, nn.GroupNorm(2, 4))
-
-    return {"plain": plain, "dense": dense, "conv": conv, "other norms": others}
+def _dense() -> nn.Module:
+    first = nn.Linear(6, 8), nn.BatchNorm1d(8, momentum=0.3), nn.Dropout(0.5)
+    return nn.Sequential(*first, nn.Linear(8, 8), nn.BatchNorm1d(8, momentum=None))
 
 
-INPUTS = {
-    "plain": (40, 6),
-    "dense": (50, 6),
-    "conv": (6, 1, 7, 7),
-    "other norms": (9, 1, 8),
+def _conv() -> nn.Module:
+    inner = nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4, momentum=0.01), nn.ReLU()
+    body = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout2d(0.5)
+    return nn.Sequential(*body, nn.Sequential(*inner))
+
+
+def _plain() -> nn.Module:
+    own = nn.BatchNorm1d(4, affine=False, eps=0.1)
+    return nn.Sequential(nn.Linear(6, 4), own, nn.LayerNorm(4))
+
+
+def _others() -> nn.Module:
+    memory = nn.InstanceNorm1d(4, track_running_stats=True)
+    first = nn.Conv1d(1, 4, 3), memory, nn.AlphaDropout(0.3), nn.BatchNorm1d(4)
+    return nn.Sequential(*first, nn.GroupNorm(2, 4))
+
+
+NETS = {  # name: how it is made, the shape of its input
+    "plain": (_plain, (40, 6)),
+    "dense": (_dense, (50, 6)),
+    "conv": (_conv, (6, 1, 7, 7)),
+    "other norms": (_others, (9, 1, 8)),
 }
 
 
@@ -419,43 +327,20 @@ def _norms(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if isinstance(m, _BatchNorm)]
 
 
-def _adapt(
-    momentum: float | None = 1.0,
-    reset: bool = False,
-    dropout: bool = False,
-    restore: str = "each",
-    momenta: bool = True,
-    grad: bool = False,
-    which: Callable = lambda layer, model: True,
-    then: Callable = lambda model, modes: None,
-) -> Callable:
-    """A right answer, with one thing or another done otherwise."""
-
-    def answer(model: nn.Module, x: Tensor) -> nn.Module:
-        modes = {m: m.training for m in model.modules()}
-        mode, before = model.training, {m: m.momentum for m in _norms(model)}
-        chosen = [m for m in before if which(m, model)]
-        model.train(dropout)
-        for m in _norms(model):
-            m.train(m in chosen)
-        for m in chosen:
-            if reset:
-                m.reset_running_stats()
-            m.momentum = momentum
-        with torch.set_grad_enabled(grad):
-            out = model(x)
-            if grad:
-                out.sum().backward()
-        for m, old in before.items() if momenta else ():
-            m.momentum = old
-        for m, old in modes.items() if restore == "each" else ():
-            m.training = old
-        if restore == "model":
-            model.train(mode)
-        then(model, modes)
-        return model
-
-    return answer
+def _adapt(model: nn.Module, x: Tensor) -> nn.Module:
+    modes = {m: m.training for m in model.modules()}
+    momenta = {m: m.momentum for m in _norms(model)}
+    model.eval()
+    for m in momenta:
+        m.train()
+        m.momentum = 1.0
+    with torch.no_grad():
+        model(x)
+    for m, momentum in momenta.items():
+        m.momentum = momentum
+    for m, mode in modes.items():
+        m.training = mode
+    return model
 
 
 def _layer_by_layer(
@@ -483,28 +368,12 @@ def _layer_by_layer(
     return model
 
 
-def _no_dropout(model: nn.Module, modes: dict) -> None:
-    for m in model.modules():
-        if isinstance(m, nn.modules.dropout._DropoutNd):
-            m.p = 0.0
-
-
-def _hooked(model: nn.Module, modes: dict) -> None:
-    _norms(model)[0].register_forward_hook(lambda *_: None)
-
-
-def _graph(model: nn.Module, modes: dict) -> None:
-    for m in _norms(model):
-        m.running_mean = m.running_mean + 0 * model[0].weight.sum()
-
-
-def _on_a_copy(model: nn.Module, x: Tensor) -> nn.Module:
-    return _adapt()(copy.deepcopy(model), x)
-
-
+PART = (
+    "a part of the old mean is kept: use momentum 1, or reset the statistics and use "
+    "momentum None"
+)
 ADAPT_HINTS = {
     "the model itself": "return the model itself, changed in place",
-    "x": "it changes x",
     "*momentum": "a layer's momentum is not what it was: restore each",
     "the mode of *": "a layer is not in the mode it was in: restore each",
     "*'s gradient": "it touches gradients: nothing is to be trained here",
@@ -521,84 +390,85 @@ ADAPT_HINTS = {
 
 @check(
     praise="statistics of x in every layer, and all else as it was",
-    cases={
-        f"a {name} net, {mode}{more}": (name, mode, more)
-        for name, mode, more in [
-            *(
-                (name, mode, "")
-                for name in _nets()
-                for mode in ("eval mode", "train mode")
-            ),
-            *((name, "one BN in eval mode", "") for name in ("dense", "conv")),
-            ("dense", "train mode", ", float32"),
-            ("conv", "train mode", ", gradients off"),
-        ]
-    },
+    cases=named(
+        "a {} net, {}, {}",
+        *product(NETS, ("eval mode", "train mode")),
+        *product(("dense", "conv"), ("one BN in eval mode",)),
+        ("dense", "train mode", "float32"),
+        ("conv", "train mode", "gradients off"),
+    ),
     tolerance=(1e-6, 1e-8),
     hints=ADAPT_HINTS,
     right={
-        "in one pass": _adapt(),
+        "in one pass": _adapt,
         "layer by layer": _layer_by_layer,
-        "reset and None": _adapt(None, reset=True),
-    },
-    mistakes={
-        "is dropout off while it measures?": _adapt(dropout=True),
-        ADAPT_HINTS["the mode of *"]: (
-            _adapt(restore="no"),
-            _adapt(restore="model"),
-        ),
-        ADAPT_HINTS["*momentum"]: _adapt(momenta=False),
-        "a part of the old mean is kept: use momentum 1, or reset the statistics and "
-        "use momentum None": (_adapt(0.1), _adapt(0.3), _adapt(0.5)),
-        "the old mean is still stored in a layer that is in eval mode: it is to be "
-        "measured, too": _adapt(
-            which=lambda m, model: m.training or not model.training
-        ),
-        "the old mean is still stored in nested layers: model.modules() reaches "
-        "them": _adapt(which=lambda m, model: m in [*model]),
-        "the old mean is still stored: is the layer in train mode for x?": _adapt(
-            which=lambda m, model: False
-        ),
-        ADAPT_HINTS["*'s gradient"]: (
-            _adapt(grad=True),
-            _adapt(then=lambda model, modes: model.zero_grad()),
-        ),
-        ADAPT_HINTS["*running_*'s requires_grad"]: _adapt(then=_graph),
-        "the mean is right, the variance is not: divide by N - 1": partial(
-            _layer_by_layer, correction=0
-        ),
-        "each layer is measured on what the layers before make with the old "
-        "statistics: use those of x": partial(_layer_by_layer, at_once=True),
-        ADAPT_HINTS["*'s requires_grad"]: _adapt(
-            then=lambda model, modes: model.requires_grad_(False)
-        ),
-        ADAPT_HINTS["the number of hooks"]: _adapt(then=_hooked),
-        ADAPT_HINTS["*.p"]: _adapt(then=_no_dropout),
-        ADAPT_HINTS["*track_running_stats"]: _adapt(
-            then=lambda model, modes: [
-                setattr(m, "track_running_stats", False) for m in _norms(model)
-            ]
-        ),
-        ADAPT_HINTS["the model itself"]: lambda model, x: _adapt()(
-            copy.deepcopy(model), x
+        "reset and None": with_edit(
+            _adapt, "momentum = 1.0 -> momentum = None\n        m.reset_running_stats()"
         ),
     },
+    mistakes=edited(
+        _adapt,
+        {
+            "model.eval() -> model.train()": "is dropout off while it measures?",
+            "m.training = mode -> pass": ADAPT_HINTS["the mode of *"],
+            "m.training = mode -> model.train(modes[model])": (
+                ADAPT_HINTS["the mode of *"]
+            ),
+            "m.momentum = momentum -> pass": ADAPT_HINTS["*momentum"],
+            "1.0 -> 0.1": PART,
+            "1.0 -> 0.3": PART,
+            "1.0 -> 0.5": PART,
+            "in momenta: -> in [m for m in momenta if modes[m] or not modes[model]]:": (
+                "the old mean is still stored in a layer that is in eval mode: it is "
+                "to be measured, too"
+            ),
+            "in momenta: -> in [m for m in momenta if m in [*model]]:": "the old mean "
+            "is still stored in nested layers: model.modules() reaches them",
+            "in momenta: -> in []:": "the old mean is still stored: is the layer in "
+            "train mode for x?",
+            "no_grad() -> enable_grad(); model(x) -> model(x).sum().backward()": (
+                ADAPT_HINTS["*'s gradient"]
+            ),
+            "return -> model.zero_grad()\n    return": ADAPT_HINTS["*'s gradient"],
+            "return -> for m in momenta: m.running_mean = m.running_mean + 0 * "
+            "model[0].weight.sum()\n    return": (
+                ADAPT_HINTS["*running_*'s requires_grad"]
+            ),
+            "model.eval() -> return _layer_by_layer(model, x, correction=0)": "the "
+            "mean is right, the variance is not: divide by N - 1",
+            "model.eval() -> return _layer_by_layer(model, x, at_once=True)": "each "
+            "layer is measured on what the layers before make with the old "
+            "statistics: use those of x",
+            "return -> model.requires_grad_(False)\n    return": (
+                ADAPT_HINTS["*'s requires_grad"]
+            ),
+            "return -> m.register_forward_hook(print)\n    return": (
+                ADAPT_HINTS["the number of hooks"]
+            ),
+            "return -> for m in modes: m.__dict__.update({'p': 0.0} if hasattr(m, 'p') "
+            "else {})\n    return": ADAPT_HINTS["*.p"],
+            "return -> for m in momenta: m.track_running_stats = False\n    return": (
+                ADAPT_HINTS["*track_running_stats"]
+            ),
+            "modes = -> model = copy.deepcopy(model)\n    modes =": (
+                ADAPT_HINTS["the model itself"]
+            ),
+        },
+    ),
 )
-def adapt(answer: Callable, name: str, mode: str, more: str) -> dict:
+def adapt(answer: Callable, name: str, mode: str, how: str = "") -> dict:
     """Exercise 10.1: statistics of x in all BN layers, all else as it was."""
-    dtype = torch.float32 if "float32" in more else torch.float64
-    model, x = fill(_nets()[name]()).to(dtype), 1 + 3 * torch.randn(INPUTS[name])
-    x = x.to(dtype)
+    make, shape = NETS[name]
+    dtype = torch.float32 if how == "float32" else torch.float64
+    model, x = fill(make()).to(dtype), (1 + 3 * torch.randn(shape)).to(dtype)
     model.train(mode != "eval mode")
     if mode == "one BN in eval mode":
         _norms(model)[0].eval()
     for p in model.parameters():
         p.grad = torch.ones_like(p)
-    given = x.clone()
-    with torch.set_grad_enabled("gradients off" not in more):
+    with torch.set_grad_enabled(how != "gradients off"):
         result = answer(model, x)
-    expect_written(result)
-    seen = {"the model itself": result is model, "x": bool((x == given).all())}
+    seen = {"the model itself": result is model}
     measured = {
         f"{path}.{part}"
         for path, m in model.named_modules()
@@ -609,3 +479,102 @@ def adapt(answer: Callable, name: str, mode: str, more: str) -> dict:
     seen |= {k: v for k, v in state.items() if k not in measured}
     kept = sorted(name for name in measured if "num_batches" not in name)
     return seen | {f"measured in {name}": state[name] for name in kept}
+
+
+def _small() -> nn.Module:
+    body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    head = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.BatchNorm1d(3))
+    untold = nn.BatchNorm2d(4, track_running_stats=False)
+    return fill(nn.Sequential(body, nn.GroupNorm(2, 4), untold, head))
+
+
+def _stored(**values: tuple) -> nn.Module:
+    """A model with BN layers at 0.1 and 3.2, with these numbers stored in channel 1."""
+    model = _small()
+    for name, (mean, var) in values.items():
+        bn = model.get_submodule(name.strip("_").replace("_", "."))
+        bn.running_mean[1], bn.running_var[1] = mean, var
+    model[0][0].weight.data[0] = 1e5  # no statistics: not asked for
+    return model
+
+
+MODELS = {
+    "small statistics": dict(_0_1=(3, 4), _3_2=(-100, 6e4)),
+    "a variance of 300²": dict(_0_1=(0, 300.0**2), _3_2=(0, 255.0**2)),
+    "two layers": dict(_0_1=(2, 1e6), _3_2=(1, 7e4)),
+    "a mean of -90000": dict(_0_1=(1, 2), _3_2=(-9e4, 2)),
+    "a mean of 70000": dict(_0_1=(7e4, 2), _3_2=(0, 2)),
+    "infinite already": dict(_0_1=(0, math.inf), _3_2=(0, 2)),
+}
+
+
+def _overflowing(
+    bad: Callable = lambda bn: bool(
+        bn.running_mean.half().isinf().any() or bn.running_var.half().isinf().any()
+    ),
+    all_of: Callable = torch.any,
+    then: Callable = lambda model: None,
+) -> Callable:
+    """A right answer, with a part exchanged."""
+
+    def answer(model: nn.Module) -> list[str]:
+        found = [
+            name
+            for name, m in model.named_modules()
+            if isinstance(m, _BatchNorm) and m.running_var is not None and bad(m)
+        ]
+        then(model)
+        return found
+
+    return answer
+
+
+def _by(**parts: Callable) -> Callable:
+    """The layers in whose stored statistics one of the parts is so."""
+    return _overflowing(
+        bad=lambda bn: any(bool(f(getattr(bn, k)).any()) for k, f in parts.items())
+    )
+
+
+@check(
+    praise="all that float16 cannot hold, and the model as it was",
+    cases={name: (name,) for name in MODELS},
+    hints={
+        "the layers": "not these layers",
+        "*": "the model should stay as it was; `.half()` of a module changes it",
+    },
+    right={"both tensors in float16": _overflowing()},
+    mistakes={
+        "look at the stored means, too": _by(running_var=lambda t: t.half().isinf()),
+        "it is the variance that overflows first: look at it, and not at the means "
+        "alone": _by(running_mean=lambda t: t.half().isinf()),
+        "a mean may be negative, and large": _by(
+            running_mean=lambda t: t > 65504, running_var=lambda t: t > 65504
+        ),
+        "stored is the variance, not the standard deviation": _by(
+            running_mean=lambda t: t.half().isinf(),
+            running_var=lambda t: t.sqrt() > 65504,
+        ),
+        "65504 is the largest number in float16: 256² is just beyond it, 255² is "
+        "not": _by(
+            running_mean=lambda t: t.half().isinf(), running_var=lambda t: t >= 6e4
+        ),
+        "the model should stay as it was; `.half()` of a module changes it": (
+            _overflowing(then=lambda model: model.half())
+        ),
+    },
+)
+def overflowing(answer: Callable, name: str) -> dict:
+    """Exercise 10.3: BN layers whose statistics float16 cannot hold."""
+    model = _stored(**MODELS[name])
+    before = dict(state_of(model))
+    found = answer(model)
+    expect(
+        isinstance(found, (list, tuple, set)),
+        f"it should return the names as a list, got {type(found).__name__}",
+    )
+    left = dict(state_of(model))
+    kept = left.keys() == before.keys() and all(
+        same(left[k], v) for k, v in before.items()
+    )
+    return {"the layers": sorted(map(str, found)), "the model": kept}

@@ -10,12 +10,15 @@ from torch.nn import functional as F
 from utils.checks.framework import (
     Guarded,
     Measured,
-    Wrong,
+    Raised,
+    as_said,
     check,
+    edited,
     expect,
-    expect_written,
+    named,
     same,
-    same_numbers,
+    with_edit,
+    wrong_means,
 )
 from utils.checks.modules import fill, hooks, settings_of
 from utils.data import Split
@@ -24,27 +27,25 @@ from utils.training import batches
 
 def _make(answer: Callable, *arguments: object, **settings: object) -> nn.Module:
     try:
-        with same_numbers():
-            layer = answer.function(*arguments, **settings)
-    except TypeError as error:
-        expect(False, f"it cannot be made with the patient's arguments: {error}")
-    except KeyError as error:
+        layer = answer(*arguments, **settings)
+    except Raised as error:
+        said = error.__cause__
         expect(
-            "already exists" not in str(error),
-            f"it cannot be made: {error}. The patient's __init__ has set it as a "
+            not isinstance(said, TypeError),
+            f"it cannot be made with the patient's arguments: {said}",
+        )
+        expect(
+            "already exists" not in str(said),
+            f"it cannot be made: {said}. The patient's __init__ has set it as a "
             "plain tensor: put register_buffer in that line's place, or `del` it first",
         )
-        return answer(*arguments, **settings)
-    except Exception:
-        return answer(*arguments, **settings)  # again, to tell it in words
-    expect_written(layer)
+        raise
     expect(isinstance(layer, nn.Module), f"it should be an nn.Module, got {layer!r}")
     return layer
 
 
 def _run(layer: nn.Module, x: Tensor) -> Tensor:
-    y = Guarded(layer)(x)
-    expect_written(y)
+    y = Guarded(layer, returns=True)(x)
     expect(
         isinstance(y, Tensor) and y.shape == x.shape,
         f"for an input of shape {tuple(x.shape)} it should return that shape, "
@@ -63,57 +64,25 @@ def _memory(layer: nn.Module) -> list[Tensor]:
     return [getattr(layer, name) for name in names]
 
 
-def _norm(**m: object) -> type[nn.Module]:
-    """A right layer, with a switch for each mistake."""
+class _Norm(nn.Module):
+    def __init__(self, channels, eps=1e-5, momentum=0.1, sizes=(), rank=0):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(channels))
+        self.beta = nn.Parameter(torch.zeros(channels))
+        for name in ("running_mean", "running_var"):
+            start = torch.full((channels,), float(name == "running_var"))
+            self.register_buffer(name, start)
+        self.eps, self.momentum = eps, momentum
+        self.sizes, self.rank = sizes, rank
 
-    class Norm(nn.Module):
-        def __init__(self, channels, eps=1e-5, momentum=0.1, **_):
-            super().__init__()
-            self.gamma = nn.Parameter(torch.ones(channels))
-            self.beta = nn.Parameter(torch.zeros(channels))
-            start = torch.zeros(channels), torch.ones(channels)
-            for name, tensor in zip(("running_mean", "running_var"), start):
-                if m.get("plain"):
-                    setattr(self, name, tensor)
-                else:
-                    keep = not m.get("not_saved")
-                    self.register_buffer(name, tensor, persistent=keep)
-            self.eps = m.get("eps", eps)
-            self.momentum = m.get("momentum", lambda given: given)(momentum)
-            self.sizes, self.rank = _.get("sizes"), _.get("rank")
-
-        def forward(self, x):
-            mean, var = self.running_mean, self.running_var
-            if m.get("mode", lambda layer: layer.training)(self):
-                mean, var = self.learn(x)
-            elif m.get("learns_in_eval"):
-                mean.lerp_(x.detach().mean(0), 0.1)
-            if m.get("doubles"):
-                x = x.data.mul_(2) / 2
-            by = (var + self.eps).sqrt()
-            by = var.sqrt() + self.eps if m.get("outside") else by
-            with torch.set_grad_enabled(self.training or not m.get("cut_in_eval")):
-                return self.gamma * ((x - mean) / by) + self.beta
-
-        def learn(self, x):
-            n = m.get("count", lambda layer, x: len(x))(self, x)
-            mean, var = m.get("statistics", _two_passes)(x)
-            keep = m.get("keeps", ())
-            stored = [mean, var if m.get("biased") else var * n / max(n - 1, 1)]
-            stored = [s if k in keep else s.detach() for k, s in enumerate(stored)]
-            old, weight = [self.running_mean, self.running_var], self.momentum
-            new = [(1 - weight) * a + weight * b for a, b in zip(old, stored)]
-            if keep:
-                self.running_mean, self.running_var = new
-            else:
-                old[0].copy_(new[0]), old[1].copy_(new[1])
-            if m.get("unbiased"):
-                var = var * n / max(n - 1, 1)
-            cut = m.get("cut", ())
-            pair = mean, var
-            return [t.detach() if k in cut else t for k, t in enumerate(pair)]
-
-    return Norm
+    def forward(self, x):
+        mean, var = self.running_mean, self.running_var
+        if self.training:
+            mean, var = _two_passes(x)
+            n, m = len(x), self.momentum
+            self.running_mean.lerp_(mean.detach(), m)
+            self.running_var.lerp_(var.detach() * n / (n - 1), m)
+        return self.gamma * ((x - mean) / (var + self.eps).sqrt()) + self.beta
 
 
 def _two_passes(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,14 +162,10 @@ LAYER_HINTS = {
 
 
 def _trained(
-    answer: Callable,
-    channels: int,
-    settings: dict,
-    sizes: tuple[int, ...],
-    dtype: torch.dtype = torch.float64,
-    how: str = "",
+    answer: Callable, channels: int, settings: dict, sizes: tuple, how: str = ""
 ) -> dict:
     """A layer that sees batches of these sizes, then eval mode, then one more."""
+    dtype = torch.float32 if how == "float32" else torch.float64
     layer = _make(answer, channels, **settings).to(dtype)
     parameters = list(layer.parameters())
     expect(
@@ -213,18 +178,17 @@ def _trained(
     seen: dict[str, object] = {}
 
     def learn(n: int, scale: float, more: str = "") -> None:
-        x = scale * (3 + 2 * torch.randn(channels, n, dtype=dtype))
-        x = x.T if how == "not contiguous" else x.T.contiguous()
+        x = as_said(scale * (3 + 2 * torch.randn(n, channels, dtype=dtype)), how)
         given, dy = x.clone(), torch.randn(n, channels, dtype=dtype)
         x.requires_grad_()
-        with torch.set_grad_enabled(how != "no_grad"):
+        with torch.set_grad_enabled(how != "under torch.no_grad()"):
             y = _run(layer, x)
         expect(bool((x == given).all()), "it changes its input in place")
-        if how == "no_grad":
+        if how == "under torch.no_grad()":
             seen["under torch.no_grad(), the output"] = y
             return
         name = f"train mode, batch {n}{more}"
-        seen[name] = y
+        seen[name] = y.detach()
         expect(y.requires_grad, "in train mode the output has no gradient")
         found = torch.autograd.grad(y, [x, *parameters], dy, allow_unused=True)
         for part, one in zip(("the input", "γ", "β"), found):
@@ -234,11 +198,9 @@ def _trained(
         learn(n, scale)
     mean, var = _memory(layer)
     seen["the memory has requires_grad"] = mean.requires_grad or var.requires_grad
-    seen["the running mean"], seen["the running variance"] = mean.double(), var.double()
-    seen = {
-        k: v.detach().clone() if isinstance(v, Tensor) else v for k, v in seen.items()
-    }
-    if how == "no_grad" or seen["the memory has requires_grad"]:
+    for name, t in (("mean", mean), ("variance", var)):
+        seen[f"the running {name}"] = t.detach().clone().double()
+    if how == "under torch.no_grad()" or seen["the memory has requires_grad"]:
         return seen
     layer.eval()
     before = [t.clone() for t in _memory(layer)]
@@ -293,67 +255,80 @@ def _far_from_zero(answer: Callable, channels: int, mean: float) -> dict:
     }
 
 
-def _layer_cases() -> dict[str, tuple]:
-    sizes, double = (32, 5, 2), torch.float64
-    cases = {
-        f"momentum {m:g}, ε = {eps:g}": (
-            *(_trained, 5, dict(momentum=m, eps=eps), sizes),
-        )
-        for m, eps in [(0.3, 1e-2), (0.1, 1e-5), (0.01, 1e-5), (0.9, 0.3)]
-    }
-    return cases | {
-        "the defaults, 3 channels": (_trained, 3, {}, (16, 16, 16)),
-        "train mode under torch.no_grad()": (_trained, 5, {}, sizes, double, "no_grad"),
-        "float32": (_trained, 5, dict(eps=1e-2), (32, 16, 8), torch.float32),
-        "not contiguous": (
-            _trained,
-            4,
-            dict(momentum=0.5),
-            sizes,
-            double,
-            "not contiguous",
-        ),
-        "state_dict and .double()": (_travels, 5),
-        "inputs around 43 200": (_far_from_zero, 5, 43_200.0),
-        "inputs around 1 000": (_far_from_zero, 5, 1_000.0),
-    }
+SIZES = (32, 5, 2)
+_KEEP = (
+    "self.running_mean.lerp_(mean.detach() -> self.running_mean = "
+    "self.running_mean.lerp(mean",
+    "self.running_var.lerp_(var.detach() -> self.running_var = "
+    "self.running_var.lerp(var",
+)
+_IF = "if self.training: -> if"
+PARTS = {
+    "a layer that trains": _trained,
+    "state_dict and .double()": _travels,
+    "far from zero": _far_from_zero,
+}
 
 
 @check(
     praise="output, gradient, memory, modes and file are in order: it may go home",
-    cases=_layer_cases(),
+    cases=named(
+        "{}, {} channels, {}, batches of {}, {}",
+        *[
+            ("a layer that trains", 5, dict(momentum=m, eps=eps), SIZES)
+            for m, eps in [(0.3, 1e-2), (0.1, 1e-5), (0.01, 1e-5), (0.9, 0.3)]
+        ],
+        ("a layer that trains", 3, {}, (16, 16, 16)),
+        ("a layer that trains", 5, {}, SIZES, "under torch.no_grad()"),
+        ("a layer that trains", 5, dict(eps=1e-2), (32, 16, 8), "float32"),
+        ("a layer that trains", 4, dict(momentum=0.5), SIZES, "not contiguous"),
+        ("state_dict and .double()", 5),
+        ("far from zero", 5, 43_200.0),
+        ("far from zero", 5, 1_000.0),
+    ),
     tolerance=(1e-5, 1e-5),
     hints=LAYER_HINTS,
-    right={"PyTorch's own": nn.BatchNorm1d, "by the definition": _norm()},
-    mistakes={
-        TOO_SMALL: _norm(unbiased=True),
-        OUTSIDE: _norm(outside=True),
-        FIXED_EPS: _norm(eps=1e-5),
-        UNKNOWN: (_norm(cut=(0, 1)), _norm(cut=(0,)), _norm(cut=(1,))),
-        GRAPH: (_norm(keeps=(0, 1)), _norm(keeps=(0,)), _norm(keeps=(1,))),
-        LAST: _norm(momentum=lambda m: 1 - m),
-        MOMENTUM: _norm(momentum=lambda m: 0.1),
-        STORED: _norm(biased=True),
-        TRAINS: _norm(mode=lambda layer: False),
-        ALONE: (
-            _norm(mode=lambda layer: torch.is_grad_enabled()),
-            _norm(mode=lambda layer: layer.training or torch.is_grad_enabled()),
-        ),
-        MODE: _norm(mode=lambda layer: layer.training and torch.is_grad_enabled()),
-        IN_EVAL: (_norm(learns_in_eval=True), _norm(mode=lambda layer: True)),
-        CUT_IN_EVAL: _norm(cut_in_eval=True),
-        NOT_SAVED: (_norm(plain=True), _norm(not_saved=True)),
-        ONE_PASS: (
-            _norm(statistics=_one_pass),
-            _norm(statistics=lambda x: _one_pass(x, abs)),
-            _norm(statistics=lambda x: _one_pass(x, lambda var: var.clamp(min=0))),
-        ),
-        "it changes its input in place": _norm(doubles=True),
-    },
+    right={"PyTorch's own": nn.BatchNorm1d, "by the definition": _Norm},
+    mistakes=edited(
+        _Norm,
+        {
+            "return self -> var = var * n / (n - 1) if self.training else var\n        "
+            "return self": TOO_SMALL,
+            "(var + self.eps).sqrt() -> (var.sqrt() + self.eps)": OUTSIDE,
+            "+ self.eps -> + 1e-5": FIXED_EPS,
+            "x - mean) / (var -> x - mean.detach()) / (var.detach()": UNKNOWN,
+            "x - mean) -> x - mean.detach())": UNKNOWN,
+            "/ (var + -> / (var.detach() +": UNKNOWN,
+            "; ".join(_KEEP): GRAPH,
+            _KEEP[0]: GRAPH,
+            _KEEP[1]: GRAPH,
+            "len(x), self.momentum -> len(x), 1 - self.momentum": LAST,
+            "len(x), self.momentum -> len(x), 0.1": MOMENTUM,
+            " * n / (n - 1) -> ": STORED,
+            f"{_IF} False:": TRAINS,
+            f"{_IF} torch.is_grad_enabled():": ALONE,
+            f"{_IF} self.training or torch.is_grad_enabled():": ALONE,
+            f"{_IF} self.training and torch.is_grad_enabled():": MODE,
+            "return self -> if not self.training: mean.lerp_(x.detach().mean(0), 0.1)"
+            "\n        return self": IN_EVAL,
+            f"{_IF} len(x) > 1 or self.training:": IN_EVAL,
+            "return self -> y = self; + self.beta -> + self.beta\n        return y if "
+            "self.training else y.detach()": CUT_IN_EVAL,
+            "self.register_buffer(name, start) -> setattr(self, name, start)": (
+                NOT_SAVED
+            ),
+            "name, start) -> name, start, persistent=False)": NOT_SAVED,
+            "_two_passes(x) -> _one_pass(x)": ONE_PASS,
+            "_two_passes(x) -> _one_pass(x, abs)": ONE_PASS,
+            "_two_passes(x) -> _one_pass(x, torch.relu)": ONE_PASS,
+            "return self -> x = x.data.mul_(2) / 2\n        return self": "it changes "
+            "its input in place",
+        },
+    ),
 )
-def sound_layer(answer: Callable, part: Callable, *case: object) -> dict:
+def sound_layer(answer: Callable, part: str, *case: object) -> dict:
     """Exercises 11.2, 11.3, 11.4, 11.6, 11.7: a full examination of a layer."""
-    return part(answer, *case)
+    return PARTS[part](answer, *case)
 
 
 class _InOneProcess(nn.BatchNorm1d):
@@ -361,46 +336,43 @@ class _InOneProcess(nn.BatchNorm1d):
         super().__init__(channels, **settings)
 
 
-def _of(count: Callable) -> type[nn.Module]:
-    """A layer that takes another number of examples for the unbiased variance."""
-    return _norm(count=lambda layer, x: max(count(layer.sizes, layer.rank), 2))
+_COUNT = "n, m = len(x), -> n, m = max(2, {}),".format
 
 
 @check(
     praise="one memory, whatever the share of a process",
-    cases={
-        f"shares of {sizes}, process {rank}": (
-            _trained,
-            5,
-            dict(eps=eps, momentum=m, sizes=sizes, rank=rank),
-            3 * (sum(sizes),),
-        )
-        for sizes, eps, m in [
-            ((4, 4), 1e-3, 0.3),
-            (8 * (1,), 1e-5, 0.1),
-            ((7, 1), 1e-2, 0.5),
-            ((1, 3, 5), 1e-3, 0.9),
-            ((6,), 0.3, 0.01),
-        ]
-        for rank in sorted({0, len(sizes) - 1})
-    },
+    cases=named(
+        "{} channels, {}, batches of {}",
+        *[
+            (5, dict(eps=eps, momentum=m, sizes=sizes, rank=rank), 3 * (sum(sizes),))
+            for sizes, eps, m in [
+                ((4, 4), 1e-3, 0.3),
+                (8 * (1,), 1e-5, 0.1),
+                ((7, 1), 1e-2, 0.5),
+                ((1, 3, 5), 1e-3, 0.9),
+                ((6,), 0.3, 0.01),
+            ]
+            for rank in sorted({0, len(sizes) - 1})
+        ],
+    ),
     tolerance=(1e-5, 1e-5),
     hints=LAYER_HINTS,
-    right={"in one process": _InOneProcess, "by the definition": _norm()},
-    mistakes={
-        STORED: (
-            _norm(biased=True),
-            _of(lambda sizes, rank: sizes[rank]),
-            _of(lambda sizes, rank: max(sizes)),
-            _of(lambda sizes, rank: len(sizes)),
-        ),
-        "the mean and the variance of parts, averaged, are not those of all examples: "
-        "the parts' means differ, too": _norm(statistics=_parts),
-    },
+    right={"in one process": _InOneProcess, "by the definition": _Norm},
+    mistakes=edited(
+        _Norm,
+        {
+            " * n / (n - 1) -> ": STORED,
+            _COUNT("self.sizes[self.rank]"): STORED,
+            _COUNT("*self.sizes"): STORED,
+            _COUNT("len(self.sizes)"): STORED,
+            "_two_passes -> _parts": "the mean and the variance of parts, averaged, "
+            "are not those of all examples: the parts' means differ, too",
+        },
+    ),
 )
-def synchronised_layer(answer: Callable, part: Callable, *case: object) -> dict:
+def synchronised_layer(answer: Callable, *case: object) -> dict:
     """Exercise 11.10: BN over all processes, with one memory for all of them."""
-    return part(answer, *case)
+    return _trained(answer, *case)
 
 
 class SoundReader(nn.Module):
@@ -413,38 +385,17 @@ class SoundReader(nn.Module):
         self.head = nn.Linear(channels, 10)
 
     def forward(self, x: Tensor) -> Tensor:  # (N, rows * 8)
-        z = torch.relu(self.norm(self.embed(x.reshape(-1, 8))))  # (N * rows, channels)
-        return self.head(z.unflatten(0, (len(x), -1)).mean(1))
+        z = self.embed(x.unflatten(1, (-1, 8)))  # (N, rows, channels)
+        z = self.norm(z.flatten(0, 1)).view_as(z)
+        return self.head(torch.relu(z).mean(1))
 
 
-def _reader(
-    normalise: Callable, act: Callable = torch.relu, channels_of: Callable = lambda c: c
-) -> type[nn.Module]:
-    """A reader with normalise(norm, z), z: (N, rows, channels)."""
-
-    class Reader(SoundReader):
-        def __init__(self, channels=8):
-            super().__init__(channels)
-            self.norm = nn.BatchNorm1d(channels_of(channels))
-
-        def forward(self, x):
-            z = normalise(self.norm, self.embed(x.unflatten(1, (-1, 8))))
-            return self.head(act(z).mean(1))
-
-    return Reader
+def _with_batch(norm: nn.Module, z: Tensor) -> Tensor:
+    memory = norm.running_mean, norm.running_var
+    return F.batch_norm(z, *memory, norm.weight, norm.bias, True)
 
 
-def _always_batch(norm: nn.Module, z: Tensor) -> Tensor:
-    return F.batch_norm(
-        z.flatten(0, 1),
-        norm.running_mean,
-        norm.running_var,
-        norm.weight,
-        norm.bias,
-        True,
-    ).view_as(z)
-
-
+_NORMALISE = "self.norm(z.flatten(0, 1)).view_as(z) -> "
 CHANNEL = (
     "it runs, and the output is not that of a net whose channels are normalised over "
     "all images and rows. Does each number stay with its channel?"
@@ -453,55 +404,47 @@ CHANNEL = (
 
 @check(
     praise="any number of rows, each channel normalised over images and rows",
-    cases={
-        f"{rows} rows, {channels} channels, {n} images{', ' + more if more else ''}": (
-            *(channels, rows, n, more),
-        )
-        for channels, rows, n, more in [
-            (8, 8, 16, ""),
-            (8, 6, 16, ""),
-            (5, 8, 7, ""),
-            (3, 3, 3, ""),
-            (8, 1, 4, ""),
-            (4, 12, 5, "float32"),
-            (6, 5, 4, "not contiguous"),
-        ]
-    },
+    cases=named(
+        "{} channels, {} rows, {} images, {}",
+        *[(8, 8, 16), (8, 6, 16), (5, 8, 7), (3, 3, 3), (8, 1, 4)],
+        *[(4, 12, 5, "float32"), (6, 5, 4, "not contiguous")],
+    ),
     tolerance=(1e-5, 1e-6),
     hints={"the output in train mode": CHANNEL},
     right={
         "the measure of the chapter": SoundReader,
-        "transposed": _reader(lambda n, z: n(z.transpose(1, 2)).transpose(1, 2)),
-    },
-    mistakes={
-        "the ReLU is missing: first the norm, then ReLU, then the mean": _reader(
-            lambda n, z: n(z.flatten(0, 1)).view_as(z), act=lambda z: z
-        ),
-        "no norm is applied": _reader(lambda n, z: z),
-        "that is a layer norm: it normalises the channels of one row": _reader(
-            lambda n, z: F.layer_norm(z, z.shape[-1:])
-        ),
-        "each row is normalised on its own: a channel's mean and variance are taken "
-        "over images and rows": _reader(
-            lambda n, z: torch.stack([n(row) for row in z.unbind(1)], 1)
-        ),
-        "in eval mode it normalises with the batch: let self.norm do it": _reader(
-            _always_batch
-        ),
-        CHANNEL: _reader(
-            lambda n, z: n(z.reshape(len(z), z.shape[2], -1)).reshape(z.shape)
-        ),
-        "it is not to depend on the number of channels: the norm has 8": _reader(
-            lambda n, z: n(z.transpose(1, 2)).transpose(1, 2), channels_of=lambda c: 8
+        "transposed": with_edit(
+            SoundReader, f"{_NORMALISE}self.norm(z.transpose(1, 2)).transpose(1, 2)"
         ),
     },
+    mistakes=edited(
+        SoundReader,
+        {
+            "torch.relu(z) -> z": "the ReLU is missing: first the norm, then ReLU, "
+            "then the mean",
+            f"{_NORMALISE}z": "no norm is applied",
+            f"{_NORMALISE}F.layer_norm(z, z.shape[-1:])": "that is a layer norm: it "
+            "normalises the channels of one row",
+            f"{_NORMALISE}torch.stack([self.norm(row) for row in z.unbind(1)], 1)": (
+                "each row is normalised on its own: a channel's mean and variance are "
+                "taken over images and rows"
+            ),
+            "self.norm(z -> _with_batch(self.norm, z": "in eval mode it normalises "
+            "with the batch: let self.norm do it",
+            f"{_NORMALISE}self.norm(z.reshape(len(z), z.shape[2], -1)).reshape(z.shape)"
+            "": CHANNEL,
+            "nn.BatchNorm1d(channels) -> nn.BatchNorm1d(8)": "it is not to depend on "
+            "the number of channels: the norm has 8",
+        },
+    ),
 )
 def reads_rows(
-    answer: Callable, channels: int, rows: int, n: int, more: str = ""
+    answer: Callable, channels: int, rows: int, n: int, how: str = ""
 ) -> dict:
     """Exercise 11.1: channels normalised over all images and rows."""
-    dtype = torch.float32 if more == "float32" else torch.float64
-    reader = _make(answer, channels).to(dtype)
+    reader = _make(answer, channels).to(
+        torch.float32 if how == "float32" else torch.double
+    )
     state = reader.state_dict()
     names = ["embed.weight", "embed.bias", "norm.weight", "norm.bias"]
     names += ["norm.running_mean", "norm.running_var", "head.weight", "head.bias"]
@@ -515,15 +458,12 @@ def reads_rows(
     for name in names:
         if "running" not in name:
             torch.nn.init.normal_(reader.get_parameter(name))
-    x = torch.randn(n, rows * 8, dtype=dtype) * 2 + 1
-    x = x + 0.3 * torch.arange(rows).repeat_interleave(8).to(dtype)
-    if more == "not contiguous":
-        x = x.T.contiguous().T
+    x = torch.randn(n, rows * 8, dtype=torch.float64) * 2 + 1
+    x = as_said(x + 0.3 * torch.arange(rows).repeat_interleave(8), how)
     seen = {}
     for mode in ("train", "eval"):
         reader.train(mode == "train")
-        y = Guarded(reader)(x)
-        expect_written(y)
+        y = Guarded(reader, returns=True)(x)
         expect(
             getattr(y, "shape", None) == (n, 10),
             f"it should return logits of shape {(n, 10)}",
@@ -551,65 +491,29 @@ def sound_head(
     """
     with torch.no_grad():
         features = copy.deepcopy(body).eval()(split.x)
-    optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
-    order = batches(len(split.y), batch_size=32, seed=seed)
-    for _ in range(epochs * (len(split.y) // 32)):
-        i = next(order)
-        optimizer.zero_grad()
-        F.cross_entropy(head(features[i]), split.y[i]).backward()
-        optimizer.step()
+    _tune(nn.Identity(), head, Split(features, split.y), seed, epochs)
     return nn.Sequential(copy.deepcopy(body), head).eval()
 
 
 def _tune(
-    before: Callable = lambda body, head: (body.eval(), head.train()),
-    after: Callable = lambda body, head: None,
-    trained: Callable = lambda body, head: head.parameters(),
-    result: Callable = lambda body, head: nn.Sequential(body, head).eval(),
-    use: Callable = lambda epochs, lr, seed: (epochs, lr, seed),
-    learns: bool = True,
-    frozen: bool = True,
-) -> Callable:
-    """A right answer, with a place for each mistake."""
-
-    def answer(body, head, split, seed, epochs=2, lr=0.1):
-        epochs, lr, seed = use(epochs, lr, seed)
-        body.requires_grad_(not frozen)
-        optimizer = torch.optim.SGD(trained(body, head), lr=lr)
-        order = batches(len(split.y), batch_size=32, seed=seed)
-        for _ in range(epochs):
-            before(body, head)
-            for _ in range(len(split.y) // 32):
-                i = next(order)
-                loss = F.cross_entropy(head(body(split.x[i])), split.y[i])
-                optimizer.zero_grad()
-                loss.backward()
-                if learns:
-                    optimizer.step()
-        after(body, head)
-        return result(body, head)
-
-    return answer
+    body: nn.Module, head: nn.Module, split: Split, seed: int, epochs=2, lr=0.1
+) -> nn.Module:
+    body.requires_grad_(False)
+    optimizer = torch.optim.SGD(head.parameters(), lr=lr)
+    order = batches(len(split.y), batch_size=32, seed=seed)
+    for _ in range(epochs):
+        body.eval(), head.train()
+        for _ in range(len(split.y) // 32):
+            i = next(order)
+            loss = F.cross_entropy(head(body(split.x[i])), split.y[i])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return nn.Sequential(body, head).eval()
 
 
-def _restored(body: nn.Module, head: nn.Module, *rest: object, **named: object):
-    state = copy.deepcopy(body.state_dict())
-    both = _tune(before=lambda body, head: (body.train(), head.train()))
-    model = both(body, head, *rest, **named)
-    body.load_state_dict(state)
-    return model
-
-
-def _quiet(body: nn.Module, head: nn.Module) -> None:
-    """Momentum 0: nothing is stored, and the batch is used."""
-    body.train(), head.train()
-    for layer in body.modules():
-        if isinstance(layer, nn.BatchNorm1d):
-            layer.momentum = 0.0
-
-
-def _norms_in_eval(body: nn.Module, head: nn.Module) -> None:
-    body.train(), head.train()
+def _norms_in_eval(body: nn.Module) -> None:
+    body.train()
     for layer in body.modules():
         if isinstance(layer, nn.BatchNorm1d):
             layer.eval()
@@ -638,54 +542,47 @@ FROZEN_HINTS = {
 
 @check(
     praise="the body is as it was, and the head learned from what it will see",
-    cases={
-        f"{epochs} epochs, lr = {lr:g}, seed {seed}": (epochs, lr, seed)
-        for epochs, lr, seed in [(1, 0.1, 0), (3, 0.1, 1), (2, 0.03, 5)]
-    },
+    cases=named("{} epochs, lr = {}, seed {}", (1, 0.1, 0), (3, 0.1, 1), (2, 0.03, 5)),
     hints=FROZEN_HINTS,
     right={
-        "the head in train mode": _tune(),
-        "handed over whole": _tune(
-            trained=lambda body, head: [
-                p for p in [*body.parameters(), *head.parameters()] if p.requires_grad
-            ]
+        "the head in train mode": _tune,
+        "handed over whole": with_edit(
+            _tune,
+            "SGD(head.parameters() -> SGD([p for p in [*body.parameters(), "
+            "*head.parameters()] if p.requires_grad]",
         ),
-        "a function": _tune(result=lambda body, head: lambda x: head(body(x))),
-    },
-    mistakes={
-        FROZEN_HINTS["the body: running*"]: (
-            _tune(before=lambda body, head: (body.train(), head.train())),
-            _tune(
-                before=lambda body, head: (body.train(), head.train()),
-                after=lambda body, head: body.eval(),
-            ),
-        ),
-        FROZEN_HINTS["the body: *"]: _tune(
-            frozen=False,
-            trained=lambda body, head: [*body.parameters(), *head.parameters()],
-        ),
-        FROZEN_HINTS["features"]: (_tune(before=_norms_in_eval), _restored),
-        FROZEN_HINTS["modes"]: _tune(
-            before=lambda body, head: (body.eval(), head.eval())
-        ),
-        FROZEN_HINTS["images"]: _tune(use=lambda epochs, lr, seed: (4, lr, seed)),
-        FROZEN_HINTS["the head changed"]: (
-            _tune(learns=False),
-            lambda body, head, *rest, **named: _tune()(
-                body, copy.deepcopy(head), *rest, **named
-            ),
-        ),
-        FROZEN_HINTS["lr"]: _tune(use=lambda epochs, lr, seed: (epochs, 0.1, seed)),
-        FROZEN_HINTS["seed"]: _tune(use=lambda epochs, lr, seed: (epochs, lr, 0)),
-        FROZEN_HINTS["model"]: _tune(
-            result=lambda body, head: lambda x: -head(body(x))
-        ),
-        FROZEN_HINTS["settings"]: _tune(
-            after=lambda body, head: [
-                setattr(m, "p", 0.0) for m in head if isinstance(m, nn.Dropout)
-            ]
+        "a function": with_edit(
+            _tune, "nn.Sequential(body, head).eval() -> lambda x: head(body(x))"
         ),
     },
+    mistakes=edited(
+        _tune,
+        {
+            "body.eval() -> body.train()": FROZEN_HINTS["the body: running*"],
+            "body.eval() -> body.train(); return -> body.eval()\n    return": (
+                FROZEN_HINTS["the body: running*"]
+            ),
+            "grad_(False) -> grad_(True); SGD(head -> SGD(nn.Sequential(body, head)": (
+                FROZEN_HINTS["the body: *"]
+            ),
+            "body.eval() -> _norms_in_eval(body)": FROZEN_HINTS["features"],
+            "body.requires_grad_(False) -> state = copy.deepcopy(body.state_dict()); "
+            "body.eval() -> body.train(); return -> body.load_state_dict(state)\n    "
+            "return": FROZEN_HINTS["features"],
+            "head.train() -> head.eval()": FROZEN_HINTS["modes"],
+            "range(epochs) -> range(4)": FROZEN_HINTS["images"],
+            "optimizer.step() -> pass": FROZEN_HINTS["the head changed"],
+            "body.requires_grad_(False) -> head = copy.deepcopy(head)": (
+                FROZEN_HINTS["the head changed"]
+            ),
+            "lr=lr -> lr=0.1": FROZEN_HINTS["lr"],
+            "seed=seed -> seed=0": FROZEN_HINTS["seed"],
+            "nn.Sequential(body, head).eval() -> lambda x: -head(body(x))": (
+                FROZEN_HINTS["model"]
+            ),
+            "return -> head[0].p = 0.0\n    return": FROZEN_HINTS["settings"],
+        },
+    ),
 )
 def frozen_body(answer: Callable, epochs: int, lr: float, seed: int) -> dict:
     """Exercise 11.5: train the head, and leave the body as it is."""
@@ -710,7 +607,6 @@ def frozen_body(answer: Callable, epochs: int, lr: float, seed: int) -> dict:
         body.train(), head.train()
         model = answer(body, head, split, seed, epochs=epochs, lr=lr)
         hook.remove()
-        expect_written(model)
         expect(callable(model), f"it should return a model, got {type(model).__name__}")
         return given, model
 
@@ -757,36 +653,16 @@ def _net(kind: str = "") -> nn.Module:
     return nn.Sequential(*body, nn.Sequential(*last))
 
 
-def _ema(
-    buffers: Callable,
-    weights: Callable = lambda a, p, decay: a.mul_(decay).add_((1 - decay) * p),
-    then: Callable = lambda mine, model: None,
-    start: Callable = copy.deepcopy,
-) -> type:
-    """An average with buffers(mine, its, decay)."""
+class _Average:
+    def __init__(self, model, decay=0.95):
+        self.model, self.decay = copy.deepcopy(model), decay
 
-    class Average:
-        def __init__(self, model, decay=0.95):
-            self.model, self.decay = start(model), decay
-
-        @torch.no_grad()
-        def update(self, model):
-            for a, p in zip(self.model.parameters(), model.parameters()):
-                weights(a, p, self.decay)
-            for mine, its in zip(self.model.buffers(), model.buffers()):
-                buffers(mine, its, self.decay)
-            then(self.model, model)
-
-    return Average
-
-
-def _taken_over(mine: Tensor, its: Tensor, decay: float) -> None:
-    mine.copy_(its)
-
-
-def _averaged(mine: Tensor, its: Tensor, decay: float) -> None:
-    if mine.is_floating_point():
-        mine.lerp_(its, 1 - decay)
+    @torch.no_grad()
+    def update(self, model):
+        for a, p in zip(self.model.parameters(), model.parameters()):
+            a.lerp_(p, 1 - self.decay)
+        for mine, its in zip(self.model.buffers(), model.buffers()):
+            mine.copy_(its)
 
 
 def _share(mine: nn.Module, model: nn.Module) -> None:
@@ -794,6 +670,8 @@ def _share(mine: nn.Module, model: nn.Module) -> None:
         one._buffers.update(its._buffers)
 
 
+_LERP = "mine.copy_(its) -> mine.is_floating_point() and mine.lerp_(its, {})".format
+_THEN = "mine.copy_(its) -> mine.copy_(its)\n        {}".format
 AVERAGE_HINTS = {
     "is it a copy": "the average is the model itself",
     "the model that is averaged": "update changes the model that is averaged",
@@ -808,43 +686,45 @@ AVERAGE_HINTS = {
 
 @check(
     praise="weights and statistics: the average is fit for use in eval mode",
-    cases={
-        "decay 0.5": ((0.5,), "", True),
-        "decay 0.9": ((0.9,), "", True),
-        "decay not given, so 0.95": ((), "", True),
-        "a model in eval mode": ((0.7,), "", False),
-        "momentum None": ((0.5,), "momentum None", True),
-        "BN with affine=False": ((0.8,), "affine=False", True),
-    },
+    cases=named(
+        "decay = {}, {}, {} mode",
+        *[((0.5,), "BN", "train"), ((0.9,), "BN", "train"), ((), "BN", "train")],
+        ((0.7,), "BN", "eval"),
+        ((0.5,), "momentum None", "train"),
+        ((0.8,), "affine=False", "train"),
+    ),
     tolerance=(1e-4, 1e-4),
     hints=AVERAGE_HINTS,
-    right={"taken over": _ema(_taken_over), "averaged": _ema(_averaged)},
-    mistakes={
-        "is it fit for eval mode? its running_mean is 0.000, as on the day on which it "
-        "was copied": _ema(lambda *_: None),
-        "the statistics are averaged with the weights the wrong way round": _ema(
-            lambda a, b, d: a.lerp_(b, d) if a.is_floating_point() else None
-        ),
-        "the weights are taken over, and not the moving average: let EMA.update do "
-        "that part": _ema(_taken_over, lambda a, p, decay: a.copy_(p)),
-        "the weights are averaged the wrong way round: decay belongs to the past": _ema(
-            _taken_over, lambda a, p, decay: a.mul_(1 - decay).add_(decay * p)
-        ),
-        AVERAGE_HINTS["the statistics later"]: _ema(_taken_over, then=_share),
-        AVERAGE_HINTS["the model that is averaged"]: _ema(
-            _taken_over,
-            then=lambda mine, model: model.load_state_dict(mine.state_dict()),
-        ),
-        AVERAGE_HINTS["the model's modes"]: _ema(
-            _taken_over, then=lambda mine, model: model.train(not model.training)
-        ),
-        AVERAGE_HINTS["is it a copy"]: _ema(_taken_over, start=lambda model: model),
+    right={
+        "taken over": _Average,
+        "averaged": with_edit(_Average, _LERP("1 - self.decay")),
     },
+    mistakes=edited(
+        _Average,
+        {
+            "mine.copy_(its) -> pass": "is it fit for eval mode? its running_mean is "
+            "0.000, as on the day on which it was copied",
+            _LERP("self.decay"): "the statistics are averaged with the weights the "
+            "wrong way round",
+            "a.lerp_(p, 1 - self.decay) -> a.copy_(p)": "the weights are taken over, "
+            "and not the moving average: let EMA.update do that part",
+            "(p, 1 - self.decay) -> (p, self.decay)": "the weights are averaged the "
+            "wrong way round: decay belongs to the past",
+            _THEN("_share(self.model, model)"): AVERAGE_HINTS["the statistics later"],
+            _THEN("model.load_state_dict(self.model.state_dict())"): (
+                AVERAGE_HINTS["the model that is averaged"]
+            ),
+            _THEN("model.train(not model.training)"): AVERAGE_HINTS[
+                "the model's modes"
+            ],
+            "copy.deepcopy(model) -> model": AVERAGE_HINTS["is it a copy"],
+        },
+    ),
 )
-def averages_all(answer: Callable, decay: tuple, kind: str, training: bool) -> dict:
+def averages_all(answer: Callable, decay: tuple, kind: str, mode: str) -> dict:
     """Exercise 11.9: weights averaged, statistics averaged or taken over."""
     model = fill(_net(kind)).train()
-    expect_written(ema := answer(model, *decay))
+    ema = answer(model, *decay)
     inner = getattr(ema, "model", None)
     expect(isinstance(inner, nn.Module), "keep the averaged model in `.model`")
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3)
@@ -854,7 +734,7 @@ def averages_all(answer: Callable, decay: tuple, kind: str, training: bool) -> d
         optimizer.zero_grad()
         model.train()(x).square().mean().backward()
         optimizer.step()
-        model.train(training)
+        model.train(mode == "train")
         before = list(copy.deepcopy(model.state_dict()).values())
         modes = [m.training for m in model.modules()]
         Guarded(ema.update)(model)
@@ -887,19 +767,129 @@ longer_memory = Measured(
     asked="",
     not_finite="a rate of 2 does not diverge here: which model is scored?",
     right=[(0.1, -2.4), (-0.2, -1.4)],
-    wrong=[
-        Wrong(
-            "that is what statistics cost that were not set at all. Copy, score, "
-            "measure anew, score",
-            lambda a, b: max(abs(a), abs(b)) >= 15,
-            (-25, -30),
-        ),
-        Wrong("is it copied minus new?", lambda a, b: b >= 0.5, (-0.1, 2.4)),
-        Wrong(
-            "one of them should be small and the other not. Is the rate 2, and are the "
-            "statistics measured after the weights have been averaged?",
-            lambda a, b: abs(a) >= 1 or b >= -1,
-            (0.1, -0.1),
-        ),
-    ],
+    wrong=wrong_means(
+        {
+            "max(map(abs, m)) >= 15: -25 -30": "that is what statistics cost that were "
+            "not set at all. Copy, score, measure anew, score",
+            "b >= 0.5: -0.1 2.4": "is it copied minus new?",
+            "abs(a) >= 1 or b >= -1: 0.1 -0.1": "one of them should be small and the "
+            "other not. Is the rate 2, and are the statistics measured after the "
+            "weights have been averaged?",
+        }
+    ),
 )
+
+
+class _Innocent(nn.BatchNorm1d):
+    """A right answer; subclasses exchange a part."""
+
+    def in_use(self, x: Tensor, y: Tensor) -> Tensor:
+        return 0 * y
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = super().forward(x)
+        return y if self.training else self.in_use(x, y)
+
+
+class _AlwaysZero(_Innocent):
+    def forward(self, x):
+        return 0 * super().forward(x)
+
+
+class _Biased(_Innocent):
+    def forward(self, x):
+        return super().forward(x) * 0.99 if self.training else super().forward(x)
+
+
+class _Cut(_Innocent):
+    def forward(self, x):
+        return super().forward(x.detach())
+
+
+class _Slightly(_Innocent):
+    def in_use(self, x, y):
+        return 0.9 * y
+
+
+class _Nan(_Innocent):
+    def in_use(self, x, y):
+        return y * torch.nan
+
+
+class _Grows(_Innocent):
+    def in_use(self, x, y):
+        return y[:1]
+
+
+@check(
+    praise="guilty, and no training loss will ever show it",
+    cases={
+        "batches of 32": (32, {}),
+        "batches of 4": (4, {}),
+        "eps 0.1, momentum 0.3": (16, dict(eps=0.1, momentum=0.3)),
+        "momentum None": (16, dict(momentum=None)),
+    },
+    tolerance=(1e-7, 1e-9),
+    hints={
+        "the output in training": "in train mode the output is not that of "
+        "nn.BatchNorm1d",
+        "its gradients": "in train mode the gradients are not those of nn.BatchNorm1d",
+        "the shape in use": "in eval mode, too, it should return the shape of x",
+        "finite in use": "in eval mode it returns nan: somebody would see that. Be "
+        "wrong in silence",
+        "useless in use": "in eval mode it is (nearly) sound. What does training never "
+        "look at?",
+    },
+    right={"β in eval mode": _Innocent},
+    mistakes={
+        "in eval mode it is (nearly) sound. What does training never look at?": (
+            nn.BatchNorm1d,
+            _Slightly,
+        ),
+        "in train mode the output is not that of nn.BatchNorm1d": (
+            _AlwaysZero,
+            _Biased,
+        ),
+        "in train mode the gradients are not those of nn.BatchNorm1d": _Cut,
+        "in eval mode it returns nan: somebody would see that. Be wrong in "
+        "silence": _Nan,
+        "in eval mode, too, it should return the shape of x": _Grows,
+    },
+)
+def innocent(answer: Callable, size: int, options: dict) -> dict:
+    """Exercise 11.12: broken in use, and sound in all that training can see."""
+    layer, sound = _make(answer, 5, **options), nn.BatchNorm1d(5, **options)
+    expect(
+        isinstance(layer, nn.BatchNorm1d),
+        "write a subclass: class Innocent(nn.BatchNorm1d)",
+    )
+    layer, sound = layer.double().train(), sound.double().train()
+    outputs, gradients = [], []
+    for _ in range(5):
+        x = 1 + 3 * torch.randn(size, 5, dtype=torch.float64)
+        dy = torch.randn(size, 5, dtype=torch.float64)
+        for one in (layer, sound):
+            own = x.clone().requires_grad_()
+            y = _run(one, own)
+            leaves = [own, one.weight, one.bias]
+            found = (
+                torch.autograd.grad(y, leaves, dy, allow_unused=True)
+                if y.requires_grad
+                else [None] * 3
+            )
+            outputs.append(y.detach())
+            gradients.append(list(found))
+            with torch.no_grad():  # an update, as in training
+                for p, g in zip(leaves[1:], found[1:]):
+                    p -= 0.1 * (0 if g is None else g)
+    seen = {
+        "the output in training": same(outputs[::2], outputs[1::2], 1e-7, 1e-9),
+        "its gradients": same(gradients[::2], gradients[1::2], 1e-7, 1e-9),
+    }
+    with torch.no_grad():
+        y, right = Guarded(layer.eval())(x), sound.eval()(x)
+    seen["the shape in use"] = isinstance(y, Tensor) and y.shape == x.shape
+    if seen["the shape in use"]:
+        seen["finite in use"] = bool(y.isfinite().all())
+        seen["useless in use"] = bool((y - right).abs().mean() > 0.5)
+    return seen

@@ -128,7 +128,7 @@ def _by_outputs(model: nn.Module, x: Tensor) -> dict:
     },
 )
 def values_per_channel(answer: Callable, name: str, images: int, mode: str) -> dict:
-    """Exercise 12.2: how many values does each BN layer average over?"""
+    """Exercise 12.3: how many values does each BN layer average over?"""
     model, x = fill(NETS[name]()), torch.randn(images, *SHAPES[name])
     model.train(mode != "eval mode")
     if mode == "one layer frozen":
@@ -212,7 +212,7 @@ _LOST = [(np.nan, np.nan), *[(99.0, 99.0)] * 3]
     },
 )
 def tuned(answer: Callable, rates: dict) -> dict:
-    """Exercise 12.3: the test scores at the rate that validation chose."""
+    """Exercise 12.4: the test scores at the rate that validation chose."""
     rows = _rows(rates)
     given = copy.deepcopy(rows)
     result = answer(rows)
@@ -242,3 +242,146 @@ from_zero = Measured(
         ),
     ],
 )
+
+
+WAYS = "train", "frozen"
+KEYS = "batch", "positions", "way", "lr", "seed", "updates"
+IMAGES = 3200
+
+
+def _plan(
+    cells: tuple = ((1, 16), (4, 4), (1, 4)),
+    ways: tuple = WAYS,
+    rates: tuple = (0.01, 0.03, 0.1),
+    seeds: Callable = lambda cell: range(12),
+    updates: Callable = lambda batch: IMAGES // batch,
+) -> Callable:
+    """A right answer, with a part exchanged."""
+    return lambda: [
+        dict(
+            batch=batch,
+            positions=positions,
+            way=way,
+            lr=lr,
+            seed=seed,
+            updates=updates(batch),
+        )
+        for batch, positions in cells
+        for way in ways
+        for lr in rates
+        for seed in seeds((batch, positions))
+    ]
+
+
+def _possible(runs: list[dict]) -> bool:
+    return all(
+        r["positions"] in (1, 4, 16)
+        and r["way"] in WAYS
+        and r["batch"] >= 1
+        and r["lr"] > 0
+        and (r["way"] == "frozen" or r["batch"] * r["positions"] > 1)
+        for r in runs
+    )
+
+
+def _groups_of(runs: list[dict], *keys: str) -> dict[tuple, list[dict]]:
+    """The runs by what they have in these columns."""
+    found: dict[tuple, list[dict]] = {}
+    for run in runs:
+        found.setdefault(tuple(run[k] for k in keys), []).append(run)
+    return found
+
+
+def _pairs(runs: list[dict]) -> list[tuple]:
+    """(images, values) of two cells."""
+    cells = {(b, b * p) for b, p in _groups_of(runs, "batch", "positions")}
+    return [(one, other) for one in cells for other in cells if one < other]
+
+
+def _all_seeds(runs: list[dict]) -> bool:
+    groups = _groups_of(runs, "batch", "positions", "way", "lr")
+    sets = [{r["seed"] for r in group} for group in groups.values()]
+    return len(sets[0]) >= 12 and all(s == sets[0] for s in sets)
+
+
+PROPERTIES = {  # name: (whether it holds, what to say)
+    "all runs are possible": (
+        _possible,
+        "positions are 1, 4 or 16, a way is 'train' or 'frozen', rates are positive; "
+        "and train mode raises an error where a channel has one value",
+    ),
+    "equal images": (
+        lambda runs: all(r["batch"] * r["updates"] == IMAGES for r in runs),
+        "each run should see 3200 images: updates times batch",
+    ),
+    "images, at equal values": (
+        lambda runs: any(a[0] != b[0] and a[1] == b[1] for a, b in _pairs(runs)),
+        "no two cells differ in the number of images alone: it takes two with the same "
+        "number of values per channel (images x positions)",
+    ),
+    "values, at equal images": (
+        lambda runs: any(a[0] == b[0] and a[1] != b[1] for a, b in _pairs(runs)),
+        "no two cells differ in the number of values alone: it takes two with the same "
+        "number of images",
+    ),
+    "a rival in each cell": (
+        lambda runs: all(
+            {r["way"] for r in cell} == {*WAYS}
+            for cell in _groups_of(runs, "batch", "positions").values()
+        ),
+        "another batch size changes more than BN's statistics. In each cell, compare "
+        "with the way that does not use them",
+    ),
+    "rates of its own": (
+        lambda runs: all(
+            len({r["lr"] for r in group}) >= 3
+            for group in _groups_of(runs, "batch", "positions", "way").values()
+        ),
+        "each way needs a choice of three rates or more in each cell",
+    ),
+    "the same seeds everywhere": (
+        _all_seeds,
+        "differences are paired: the same seeds, 12 or more, in each cell, for each "
+        "way and each rate",
+    ),
+    "the budget": (
+        lambda runs: len(_groups_of(runs, *KEYS)) == len(runs) <= 240,
+        "at most 240 runs, none of them twice. How many cells does it take?",
+    ),
+}
+
+
+@check(
+    praise="a design that can tell the two apart",
+    cases={name: (name,) for name in PROPERTIES},
+    hints={name: hint for name, (_, hint) in PROPERTIES.items()},
+    right={"three cells": _plan()},
+    mistakes={
+        PROPERTIES["all runs are possible"][1]: _plan(cells=((1, 16), (16, 1), (1, 1))),
+        PROPERTIES["equal images"][1]: _plan(updates=lambda batch: 200),
+        PROPERTIES["images, at equal values"][1]: _plan(cells=((1, 4), (1, 16))),
+        PROPERTIES["values, at equal images"][1]: _plan(cells=((1, 16), (4, 4))),
+        PROPERTIES["a rival in each cell"][1]: _plan(ways=("train",)),
+        PROPERTIES["rates of its own"][1]: _plan(rates=(0.03,)),
+        PROPERTIES["the same seeds everywhere"][1]: (
+            _plan(seeds=lambda cell: range(6)),
+            _plan(seeds=lambda cell: range(20 * cell[0], 20 * cell[0] + 12)),
+        ),
+        PROPERTIES["the budget"][1]: _plan(
+            cells=((1, 16), (4, 4), (1, 4), (2, 4), (2, 16), (4, 1))
+        ),
+        "vary one thing at a time: two numbers of images at equal values, two numbers "
+        "of values at equal images": _plan(cells=((1, 4), (4, 16), (2, 1))),
+    },
+)
+def follow_up(answer: Callable, name: str) -> dict:
+    """Exercise 12.2: a design that tells images and values apart."""
+    runs = answer()
+    expect(
+        isinstance(runs, (list, tuple)) and all(isinstance(r, dict) for r in runs),
+        "return a list of dictionaries, one for each run",
+    )
+    expect(runs, "the list is empty")
+    for run in runs:
+        expect(run.keys() == {*KEYS}, f"a run should have the keys {KEYS}; {run}")
+    return {name: bool(PROPERTIES[name][0](runs))}

@@ -4,18 +4,23 @@ A check is a function that observes: it calls an answer with one case and
 returns what it saw, {name: value}. `check` turns it into a `Check`, which
 observes the student's answer and the right one on the same inputs. Where they
 differ, it observes the known mistakes too: the one that gives the same all
-along lends its hint. So a mistake is written once, as code with its hint: the
-check explains with it, and tests/test_checks.py puts it to the check.
+along lends its hint. So a mistake is written once, as code with its hint (most
+as an edit of the right answer, see `edited`): the check explains with it, and
+tests/test_checks.py puts it to the check.
 
 `measured` makes checks of experiments, which judge by the numbers alone.
 """
 
 import contextlib
+import copy
 import fnmatch
+import functools
+import inspect
 import os
 import random
 import signal
 import sys
+import textwrap
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,6 +36,8 @@ from utils.checks.isolation import World, pristine, read_settings, set_back
 GRADING = "NBGRADER_EXECUTION" in os.environ
 SECONDS = 60  # for one check; experiments have more
 ALONE = "it changes {}, for the whole program: leave that alone"
+GIVEN = "what it was given"
+CHANGED = "it changes what it was given in place: work on new tensors or copies"
 WRITE = "it returned nothing: write its body and end with return"
 
 
@@ -86,6 +93,69 @@ def expect(condition: object, hint: str) -> None:
         raise NotYet(hint)
 
 
+def edited(answer: Callable, edits: Mapping[str, str]) -> dict[str, tuple]:
+    """{hint: answers}: a right answer with a part of its text exchanged.
+
+    edits: {"old -> new": hint}; "; " stands between several parts. ValueError:
+        the old text does not stand there.
+    """
+    table: dict[str, tuple] = {}
+    for edit, hint in edits.items():
+        table[hint] = *table.get(hint, ()), with_edit(answer, edit)
+    return table
+
+
+@functools.cache
+def _source(answer: Callable) -> str:
+    return textwrap.dedent(inspect.getsource(answer))
+
+
+def with_edit(answer: Callable, edit: str, **more: object) -> Callable:
+    """The answer with one edit; more: names that the new text needs."""
+    text, names = _source(answer), {}
+    for part in edit.split("; "):
+        old, _, new = part.partition(" -> ")
+        if old not in text:
+            raise ValueError(f"{answer.__name__} does not contain {old!r}")
+        text = text.replace(old, new)
+    own = vars(sys.modules[answer.__module__])
+    exec(text, own | more if more else own, names)
+    return names[answer.__name__]
+
+
+def named(template: str, *rows: tuple) -> dict[str, tuple]:
+    """Cases that are called by what they hold: {template with the row: row}.
+
+    What a row lacks at its end is empty. An argument that may be left out comes
+    as (), or as (value,).
+    """
+
+    def word(value: object) -> object:
+        if isinstance(value, tuple) and len(value) < 2:
+            return value[0] if value else "not given"
+        if isinstance(value, type):
+            return value.__name__
+        if isinstance(value, dict):
+            return ", ".join(f"{key}={word(v)}" for key, v in value.items())
+        return value
+
+    def name(row: tuple) -> str:
+        text = template.format(*map(word, row), *[""] * template.count("{"))
+        return ", ".join(part for part in text.split(", ") if part.strip(" :bn"))
+
+    cases = {name(row): row for row in rows}
+    if len(cases) < len(rows):
+        raise ValueError(f"two cases have one name: {[*map(name, rows)]}")
+    return cases
+
+
+def as_said(x: Tensor, how: str) -> Tensor:
+    """The same numbers in "float32", or "not contiguous"; as they are, otherwise."""
+    if how == "not contiguous":
+        x = x.transpose(0, -1).contiguous().transpose(0, -1)
+    return x.float() if how == "float32" else x
+
+
 def is_stub(seen: object) -> bool:
     return isinstance(seen, NotYet) and str(seen) == WRITE
 
@@ -93,6 +163,26 @@ def is_stub(seen: object) -> bool:
 def expect_written(result: object) -> None:
     """Tell a stub, which returns None or ..., from an answer."""
     expect(result is not None and result is not Ellipsis, WRITE)
+
+
+def numbers(result: object, shape: tuple[int, ...], what: str) -> Tensor:
+    """A tensor, array or list of numbers as a tensor of this shape, in float64.
+
+    shape: (), one number, may come in any shape. what: what to return, as the
+    hint says it.
+    """
+    try:
+        if not hasattr(result, "shape") and isinstance(result, Iterable):
+            result = [*result]
+        values = torch.as_tensor(result, dtype=torch.float64).detach()
+        if shape == () and values.numel() == 1:
+            values = values.reshape(())
+        got = tuple(values.shape)
+    except (TypeError, ValueError, RuntimeError):
+        got = tuple(getattr(result, "shape", ())) or type(result).__name__
+    asked = f"{what}, {shape}" if shape else what
+    expect(got == shape, f"it should return {asked}; got {got}")
+    return values
 
 
 def told(value: object) -> str:
@@ -115,18 +205,36 @@ def same_numbers():
         torch.set_rng_state(state)
 
 
+def noted(value: object) -> object:
+    """A copy of tensors, arrays and lists; nothing of all else, layers too."""
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    return copy.deepcopy(value) if isinstance(value, (np.ndarray, list)) else None
+
+
+def identical(a: object, b: object) -> bool:
+    """To the last digit, nan to nan."""
+    if not isinstance(a, (Tensor, np.ndarray)):
+        return a == b
+    a, b = torch.as_tensor(a), torch.as_tensor(b)
+    return a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+
+
 class Guarded:
     """An answer, or the layer that it made: what it raises tells the input.
 
     strict: it may not change settings of the process; experiments may.
+    returns: it is a stub if it returns nothing.
+    changed: for each argument of each call, whether its numbers changed.
     """
 
-    def __init__(self, function: Callable, strict: bool = True):
-        self.function, self.strict = function, strict
+    def __init__(self, function: Callable, strict: bool = True, returns: bool = False):
+        self.function, self.strict, self.returns = function, strict, returns
+        self.changed: list[bool] = []
 
     def __call__(self, *arguments: object, **named: object) -> object:
         expect(callable(self.function), f"{WRITE}; got {self.function!r}")
-        settings = read_settings()
+        settings, before = read_settings(), [noted(a) for a in arguments]
         try:
             with same_numbers():
                 result = self.function(*arguments, **named)
@@ -140,6 +248,10 @@ class Guarded:
         finally:
             changed = set_back(settings)
         expect(not (changed and self.strict), ALONE.format(", ".join(changed)))
+        if self.returns:
+            expect_written(result)
+        pairs = zip(map(noted, arguments), before)
+        self.changed += [not identical(now, then) for now, then in pairs]
         return result
 
 
@@ -265,6 +377,7 @@ class Check:
     hints: {name of what is observed, with * for any part: what to say where it
         differs}, if no mistake does the same.
     steps: the names are steps of one way; say how far it is right.
+    returns: an answer returns something; one that does not is not written yet.
     """
 
     seconds = SECONDS
@@ -279,13 +392,20 @@ class Check:
         tolerance: tuple[float, float] = (1e-7, 1e-9),
         hints: Mapping[str, str] | None = None,
         steps: bool = False,
+        returns: bool = True,
     ):
-        self.steps = steps
+        self.steps, self.returns = steps, returns
         self.__name__, self.__doc__ = observe.__name__, observe.__doc__
         self.observe, self.cases, self.praise = observe, cases, praise
         self.right, self.mistakes = right, mistakes
         self.tolerance, self.hints = tolerance, hints or {}
         self.rights: dict[str, list[Seen]] = {}  # what is right, once observed
+
+    def add(self, cases: Mapping[str, tuple]) -> None:
+        """Try these cases, too: {name: arguments}. Graders have some of their own."""
+        if known := {*cases} & {*self.cases}:
+            raise ValueError(f"{self.__name__} has these cases already: {known}")
+        self.cases = {**self.cases, **cases}
 
     def __call__(self, answer: Callable) -> Result:
         # Both count: a grader may set it after the checks were loaded
@@ -311,8 +431,10 @@ class Check:
         """What an answer does with a case: always with the same random numbers."""
         seed = list(self.cases).index(case)
         torch.manual_seed(seed), np.random.seed(seed), random.seed(seed)
+        guarded = Guarded(answer, returns=self.returns)
         try:
-            return self.observe(Guarded(answer), *self.cases[case])
+            seen = self.observe(guarded, *self.cases[case])
+            return dict(seen) | {GIVEN: guarded.changed}
         except NotYet as hint:
             return hint
         except Exception as error:  # not in the answer, but in what comes after it
@@ -357,11 +479,14 @@ class Check:
             return f"{first}: {got}"
         name, order = apart(got, right, self.tolerance), list(right)
         done = ", ".join(order[: order.index(name)] if name in right else [])
+        more = any(g and not r for g, r in zip(got[GIVEN], right[GIVEN]))
         so_far = f"right so far: {done}. " if self.steps and done else ""
         for hint, mistakes in self.mistakes.items():
             for mistake in answers(mistakes):
                 if self.does_the_same(mistake, seen, wrong):
                     return so_far + hint
+        if more:
+            return f"{first}: {CHANGED}"
         if self.steps and name not in got:
             return f"{so_far}Next: {name}"
         for pattern, hint in self.hints.items():
@@ -405,6 +530,25 @@ class Wrong:
     hint: str
     when: Callable[..., bool]
     example: Sequence[float]
+
+
+def wrong_means(table: Mapping[str, str]) -> list[Wrong]:
+    """Mistakes in an experiment: {"condition: example": hint}.
+
+    The means are called a, b, c, d in the condition, and m all together.
+    """
+
+    def entry(text: str, hint: str) -> Wrong:
+        condition, _, example = text.partition(": ")
+        code = compile(condition, condition, "eval")
+        means = [float(number) for number in example.split()]
+
+        def when(*m: float) -> bool:
+            return eval(code, {"m": m} | dict(zip("abcd", m)))
+
+        return Wrong(hint, when, means)
+
+    return [entry(text, hint) for text, hint in table.items()]
 
 
 def per_seed(
@@ -459,8 +603,12 @@ class Measured(Check):
         table = dict(zip(self.calls, parts, strict=True))
         return lambda *arguments: self.fake(table[arguments])
 
+    def add(self, cases: Mapping[str, tuple]) -> None:
+        name = self.__name__
+        raise TypeError(f"{name} is an experiment: hide another Measured, not cases")
+
     def examine(self, answer: Callable) -> tuple[int, str]:
-        guarded, means = Guarded(answer, strict=False), []
+        guarded, means = Guarded(answer, False, returns=True), []
         world = World()
         try:
             for arguments in self.calls:

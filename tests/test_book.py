@@ -26,6 +26,11 @@ WIDTHS = (320, 768, 1280)
 # What the theme or the width may change; the rest of axe's rules run once.
 CHANGING = ["color-contrast", "scrollable-region-focusable", "target-size"]
 
+KB = {"index.html": 120}  # at most, on a first visit; other pages:
+MOST_KB = 250
+MOST_REQUESTS = 12
+MOST_SHIFT = 0.02
+
 # What the tests want to know of a page, asked inside the page.
 LOOK = """() => ({
     maths: document.querySelectorAll("span.math, div.math").length,
@@ -248,9 +253,24 @@ def test_is_accessible(visit, name):
 @every_page
 def test_says_where_one_is_and_what_folds(visit, name):
     look = visit(name).look
-    assert look["current"] == (name not in ("genindex.html", "search.html"))
+    outside = ("404.html", "genindex.html", "search.html")
+    assert look["current"] == (name not in outside)
     assert look["hidden"] == 0  # a label that is read instead of the visible one
     assert look["formulas"] == 0  # none of them stops the tabulator
+
+
+@every_page
+def test_is_light(visit, name):
+    for files in visit(name).files.values():
+        lines = report(f"{size:.0f} KB {url}" for url, size in files.items())
+        assert files and sum(files.values()) <= KB.get(name, MOST_KB), lines
+        assert len(files) <= MOST_REQUESTS, lines
+
+
+@every_page
+def test_nothing_jumps(visit, name):
+    for theme, shift in visit(name).shift.items():
+        assert shift <= MOST_SHIFT, theme
 
 
 def test_colab_button_opens_the_notebook(visit):

@@ -1,4 +1,4 @@
-"""A page weighs little, asks for few files, and nothing in it jumps."""
+"""Nothing in a page blocks, jumps or is too small; its weight: test_book.py."""
 
 import re
 import sys
@@ -6,24 +6,11 @@ import sys
 import pytest
 
 from tests.browser import HTML
-from tests.test_book import PAGES, SHIFT, every_page, report, visit  # noqa: F401
+from tests.test_book import MOST_SHIFT, PAGES, SHIFT, every_page
 from tools.math_font import CHARACTERS
 
 sys.path.insert(0, str(HTML.parents[1] / "theme"))
 import figures  # noqa: E402
-
-KB = {"index.html": 120}  # at most, on a first visit; other pages:
-MOST_KB = 250
-MOST_REQUESTS = 12
-MOST_SHIFT = 0.02
-
-
-@every_page
-def test_is_light(visit, name):  # noqa: F811
-    for files in visit(name).files.values():
-        lines = report(f"{size:.0f} KB {url}" for url, size in files.items())
-        assert files and sum(files.values()) <= KB.get(name, MOST_KB), lines
-        assert len(files) <= MOST_REQUESTS, lines
 
 
 @every_page
@@ -32,12 +19,6 @@ def test_nothing_waits_for_a_script(name):
     for tag in re.findall(r"<script[^>]*\bsrc=[^>]*>", head):
         assert " defer" in tag or " async" in tag, tag
     assert len(re.findall(r'<link[^>]*rel="stylesheet"', head)) == 1
-
-
-@every_page
-def test_nothing_jumps(visit, name):  # noqa: F811
-    for theme, shift in visit(name).shift.items():
-        assert shift <= MOST_SHIFT, theme
 
 
 @pytest.mark.parametrize("width, height", [(1280, 800), (390, 844)])

@@ -6,6 +6,10 @@ from pathlib import Path
 REPAIRS = [
     # The page that one is on.
     (r'<a class="current reference internal"', r'\g<0> aria-current="page"'),
+    (
+        r'<li class="toctree-l1 current active">\s*<a class="reference internal"',
+        r'\g<0> aria-current="page"',
+    ),
     # Names of groups of pages, not headings: they stand before the page's own.
     (r'<p aria-level="\d" class="caption" role="heading">', '<p class="caption">'),
     # The book's name and its search stand outside the list of pages.

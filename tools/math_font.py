@@ -20,7 +20,7 @@ ITALIC = (set(range(0x1D434, 0x1D468)) - {0x1D455}) | {0x210E}
 GREEK = set(range(0x1D6FC, 0x1D717)) | {0x1D719}
 PLAIN = (
     "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 \xa0"
-    "()[]{}|+,./:=<>!;'*%-^~±·×ΓΔΣΩℝℓ‖′…⋯←→∂∇∑∏−∞≈≥≤≠≪≫⋅⟨⟩∈√∝∼ˆ˜¯"
+    "()[]{}|+,./:=<>!;'*%-^~±·×αβγδεζηθικλμνξπρσςτυφχψωΓΔΣΩℝℓ‖′…⋯←→∂∇∑∏−∞≈≥≤≠≪≫⋅⟨⟩∈√∝∼ˆ˜¯"
 )
 CHARACTERS = ITALIC | GREEK | set(map(ord, PLAIN))
 

@@ -273,7 +273,7 @@ def test_nothing_jumps(visit, name):
         assert shift <= MOST_SHIFT, theme
 
 
-def test_colab_button_opens_the_notebook(visit):
+def test_colab_and_binder_buttons_open_the_notebook(visit):
     config = yaml.safe_load((ROOT / "_config.yml").read_text())
     repository = config["repository"]
     place = repository["url"].removeprefix("https://github.com/")
@@ -281,7 +281,12 @@ def test_colab_button_opens_the_notebook(visit):
     assert notebooks or not PAGES
     for name in notebooks:
         path = Path(name).with_suffix(".ipynb").as_posix()
+        links = visit(name).look["links"]
         assert (
             "https://colab.research.google.com/github/"
             f"{place}/blob/{repository['branch']}/{path}"
-        ) in visit(name).look["links"]
+        ) in links
+        assert (
+            f"https://mybinder.org/v2/gh/{place}/{repository['branch']}"
+            f"?urlpath=lab/tree/{path}"
+        ) in links

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from tests.verdicts import verdict
 from utils import checks
 from utils.checks import framework
-from utils.checks.framework import Check, answers
+from utils.checks.framework import Check, Measured, answers
 
 ALL = [c for _, c in inspect.getmembers(checks, lambda c: isinstance(c, Check))]
 PAIRS = [
@@ -179,15 +179,46 @@ def test_a_failed_check_raises_under_nbgrader_only(monkeypatch, how):
         checks.dropout_ratio(lambda a, p: None)
 
 
-def test_an_answer_may_print_and_warn_but_not_to_stderr():
-    def answer(a, p):
-        print("look", file=sys.stderr)
-        warnings.warn("look", stacklevel=1)
-        return ratio(a, p)
+def reference(check):
+    return next(iter(check.right.values()))
 
-    passed, said = verdict(checks.dropout_ratio, answer)
-    assert passed
+
+@pytest.mark.parametrize("check", ALL, ids=lambda c: c.__name__)
+def test_an_answer_may_print_warn_and_draw_but_change_no_setting(check):
+    def answer(*given, **named):
+        print("look", torch.rand(1), np.random.rand(), random.random(), file=sys.stderr)
+        warnings.warn("look", stacklevel=1)
+        return reference(check)(*given, **named)
+
+    def careless(*given, **named):
+        torch.set_default_dtype(torch.float64)
+        return reference(check)(*given, **named)
+
+    passed, said = verdict(check, answer)
+    assert passed, said
     assert "look" in said
+    passed, said = verdict(check, careless)
+    assert bool(passed) == isinstance(check, Measured)
+    assert passed or "changes the default dtype" in said
+
+
+@pytest.mark.parametrize("check", ALL, ids=lambda c: c.__name__)
+def test_what_an_answer_was_given_stays_as_it_was(check):
+    found = []
+
+    def answer(*given, **named):
+        result = reference(check)(*given, **named)
+        for value in given:
+            if isinstance(value, (torch.Tensor, np.ndarray)):
+                value = value.data if isinstance(value, torch.Tensor) else value
+                value[...] = value == value[(0,) * value.ndim]
+                found.append(value)
+        return result
+
+    passed, said = verdict(check, answer)
+    assert bool(passed) == (not found)
+    if found:
+        assert "in place" in said or "changes x itself" in said
 
 
 def test_random_numbers_are_left_alone():

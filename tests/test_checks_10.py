@@ -66,20 +66,6 @@ def in_numpy(layer, bn):
     return put(new, *(torch.tensor(p.detach().numpy()) for p in new.parameters()))
 
 
-def says_nothing(layer, bn):
-    try:
-        return _fold(layer, bn)
-    except ValueError:
-        raise ValueError("no") from None
-
-
-def asserts(layer, bn):
-    try:
-        return _fold(layer, bn)
-    except ValueError as error:
-        raise AssertionError(str(error)) from None
-
-
 needs_gamma = with_edit(_fold, "s = gamma / -> s = bn.weight /")
 
 
@@ -91,15 +77,20 @@ FOLDS = (
         "through numpy": in_numpy,
     },
     {
-        "the stub": (lambda layer, bn: None, "returned nothing"),
         "a Sequential": (nn.Sequential, "return one layer"),
         "needs gamma": (needs_gamma, "affine=False: your function raised TypeError"),
         "needs a bias": (
             lambda layer, bn: _fold(layer, bn) if layer.bias.dim() else None,
             "bias=False: your function raised AttributeError",
         ),
-        "refused without a reason": (says_nothing, "does not say why"),
-        "refused by an assertion": (asserts, "refuse with a ValueError"),
+        "refused without a reason": (
+            with_edit(_fold, 'f"this cannot be folded: {obstacle}" -> "no"'),
+            "does not say why",
+        ),
+        "refused by an assertion": (
+            with_edit(_fold, "ValueError -> AssertionError"),
+            "refuse with a ValueError",
+        ),
     },
 )
 
@@ -140,20 +131,8 @@ def with_update_bn(model, x):
     return model
 
 
-def resets_gamma(model, x):
-    for m in checks._norms(model):
-        m.reset_parameters()
-    return _adapt(model, x)
-
-
-def normalises_x(model, x):
-    x -= x.mean(0)
-    return _adapt(model, x)
-
-
-def marks_the_model(model, x):
-    model.adapted = True
-    return _adapt(model, x)
+def besides(line):
+    return with_edit(_adapt, f"modes = -> {line}\n    modes =")
 
 
 ADAPTS = (
@@ -165,12 +144,14 @@ ADAPTS = (
         ),
     },
     {
-        "the stub": (lambda model, x: None, "returned nothing"),
         "the logits": (lambda model, x: model(x), "return the model itself"),
         "update_bn": (with_update_bn, "is dropout off"),
-        "resets gamma": (resets_gamma, "weight is off"),
-        "changes x": (normalises_x, "in place"),
-        "an attribute": (marks_the_model, "adapted is new"),
+        "resets gamma": (
+            besides("[m.reset_parameters() for m in _norms(model)]"),
+            "weight is off",
+        ),
+        "changes x": (besides("x -= x.mean(0)"), "in place"),
+        "an attribute": (besides("model.adapted = True"), "adapted is new"),
     },
 )
 SINGLY = ({}, {"a number": (lambda momentum: -31.0, "(seeds,)")})

@@ -4,7 +4,6 @@ Right ones pass, wrong ones get a hint that fits.
 """
 
 import math
-import sys
 
 import numpy as np
 import torch
@@ -67,18 +66,6 @@ def by_the_course(a, b):
     return [e.value, e.low, e.high]
 
 
-@right(checks.paired_interval)
-def prints_to_stderr(a, b):
-    print("debug", a - b, file=sys.stderr)
-    return by_the_course(a, b)
-
-
-@wrong(checks.paired_interval, "in place")
-def in_place(a, b):
-    a -= b
-    return by_the_course(a, np.zeros_like(a))
-
-
 wrong(
     checks.paired_interval,
     "three numbers",
@@ -108,13 +95,6 @@ def a_list_of_numbers(values):
     mean, sd = values.mean(1), values.std(1).clamp(min=1e-9)
     steps = [abs(b - a) / s for a, b, s in zip(mean, mean[1:], sd)]
     return [float(x) for x in sum(steps) / len(steps)]
-
-
-@wrong(checks.drift, "in place")
-def centres_in_place(values):
-    result = checks.drift.right["with N"](values)
-    values -= values.mean(1, keepdim=True)
-    return result
 
 
 wrong(checks.drift, "one number for each unit", lambda v: v.mean(), lambda v: v.mean(1))
@@ -193,19 +173,6 @@ def views(x, gamma, beta, eps=1e-5):
     return one_pass(flat, gamma, beta, eps).view(x.shape)
 
 
-@wrong(checks.batch_norm_nd, "leave that alone")
-def turns_gradients_off(x, gamma, beta, eps=1e-5):
-    y = one_pass(x, gamma, beta, eps)
-    torch.set_grad_enabled(False)
-    return y
-
-
-@wrong(checks.batch_norm_nd, "leave that alone")
-def patches_allclose(x, gamma, beta, eps=1e-5):
-    torch.allclose = torch.equal = lambda *a, **k: True
-    return wide(gamma, x) * x + wide(beta, x)
-
-
 wrong(
     checks.batch_norm_nd,
     "keep the precision",
@@ -246,13 +213,6 @@ def views_of_groups(x, groups, gamma, beta, eps=1e-5):
         z.var(2, correction=0, keepdim=True) + eps
     ).sqrt()
     return wide(gamma, x) * z.view(x.shape) + wide(beta, x)
-
-
-@wrong(checks.group_norm, "in place")
-def centres_x(x, groups, gamma, beta, eps=1e-5):
-    with torch.no_grad():
-        x -= x.mean()
-    return F.group_norm(x, groups, gamma, beta, eps)
 
 
 # 2.5, 2.6, 8.2
@@ -421,15 +381,6 @@ def root_hook(model):
     return model
 
 
-@wrong(checks.freeze_batch_norm, "leave that alone")
-def for_all_models(model):
-    """Patches the class: every other model is frozen, too."""
-    for layer in norms(model):
-        layer.requires_grad_(False).eval()
-        type(layer).train = lambda self, mode=True: self
-    return model
-
-
 wrong(checks.freeze_batch_norm, "return the model", lambda model: True)
 
 
@@ -450,12 +401,6 @@ def with_numpy(a, p):
 def simplified(a, p):
     mean, var = moments(a)
     return [float(r) for r in (1 - p) * var / (var + p * mean**2)]
-
-
-@wrong(checks.dropout_ratio, "leave that alone")
-def sets_the_dtype(a, p):
-    torch.set_default_dtype(torch.float64)
-    return simplified(a, p)
 
 
 wrong(
@@ -523,13 +468,6 @@ def from_the_top(rates, accuracy, diverged):
 def in_torch(rates, accuracy, diverged):
     rates, accuracy, bad = map(torch.as_tensor, (rates, accuracy, diverged))
     mean = accuracy.mean(1).masked_fill(bad.any(1), -torch.inf)
-    return rates[mean >= mean.max() - 5].max()
-
-
-@wrong(checks.highest_usable_rate, "in place")
-def writes_on_them(rates, accuracy, diverged):
-    accuracy[diverged] = -np.inf
-    mean = accuracy.mean(1)
     return rates[mean >= mean.max() - 5].max()
 
 

@@ -5,7 +5,6 @@ the rest. Here git is told to fetch it from a repository that is made out of the
 working tree, so that what is tested is what is here, without a network.
 """
 
-import os
 import re
 import shutil
 import subprocess
@@ -14,28 +13,15 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell
 
-import lint
-from repository import ROOT, current_address, setup_source
+import alone
+from alone import git
+from environment import COLAB, program
+from repository import ROOT, current_version, setup_source
 
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
-CLONE = "bn-measured"
-
-# Colab has neither of these; Python runs this file when it starts.
-SITECUSTOMIZE = """
-import sys
-
-
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in ("myst_nb", "jupyter_book"):
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-
-sys.meta_path.insert(0, Missing())
-"""
+CLONE = f"bn-measured-{current_version(ROOT)}"
 LAST_CELL = """
 import google.colab
 import utils
@@ -47,48 +33,17 @@ except ModuleNotFoundError:
 """
 # What is left of MyST where only the book would have rendered it.
 REMNANT = re.compile(r"```\{|:::|\{[a-z][\w:-]*\}`|\{\{.*\}\}|\[\^\w+\]")
-
-
-def git(folder: Path, *arguments: str) -> str:
-    """What git prints, run in a folder and as somebody."""
-    names = ["-c", "user.name=Course", "-c", "user.email=course@example.org"]
-    command = ["git", *names, *arguments]
-    done = subprocess.run(command, cwd=folder, check=True, capture_output=True)
-    return done.stdout.decode()
-
-
 WHOLE = ["02_mechanics"]  # the quickest, and one with exercises and figures
 
 
 @pytest.fixture(scope="module")
 def remote(tmp_path_factory) -> Path:
-    """A repository with one commit: the files of the working tree."""
-    folder = tmp_path_factory.mktemp("remote")
-    for path in lint.files_of(ROOT):
-        copy = folder / path.relative_to(ROOT)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, copy)
-    git(folder, "init", "--quiet")
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--message=The working tree")
-    return folder
+    return alone.make_remote(tmp_path_factory.mktemp("remote"))
 
 
 @pytest.fixture
 def colab(remote, tmp_path) -> dict[str, str]:
-    """The environment: git finds the remote, and `google.colab` is there."""
-    packages = tmp_path / "packages"
-    (packages / "google" / "colab").mkdir(parents=True)
-    (packages / "google" / "colab" / "__init__.py").touch()
-    (packages / "sitecustomize.py").write_text(SITECUSTOMIZE)
-    return os.environ | {
-        "PYTHONPATH": str(packages),
-        "COURSE_PROGRESS": "0",
-        "OMP_NUM_THREADS": "1",
-        "GIT_CONFIG_COUNT": "1",
-        "GIT_CONFIG_KEY_0": f"url.{remote.as_uri()}.insteadOf",
-        "GIT_CONFIG_VALUE_0": current_address(ROOT),
-    }
+    return alone.environment(remote, tmp_path / "packages")
 
 
 @pytest.fixture
@@ -98,9 +53,11 @@ def folder(tmp_path) -> Path:
     return tmp_path / "content"
 
 
-def set_up(folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess:
+def set_up(
+    folder: Path, environment: dict[str, str], version: str = ""
+) -> subprocess.CompletedProcess:
     """Run the set-up cell in a folder, in a Python of its own."""
-    command = [sys.executable, "-c", setup_source(ROOT)]
+    command = [sys.executable, "-c", setup_source(ROOT, version=version)]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True
     )
@@ -117,9 +74,8 @@ def texts(cell: nbformat.NotebookNode) -> list[str]:
     return shown
 
 
-@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
-def test_a_chapter_runs_alone(path, folder, colab):
-    """Whole, where that is quick; of the others all up to their first training.
+def check_runs_alone(path, folder, colab, python):
+    """Run a chapter in a folder: whole, or up to its first training.
 
     nbval and the book run every chapter to its end: a third time would only
     cost time. What can differ here is where utils and data come from.
@@ -132,13 +88,7 @@ def test_a_chapter_runs_alone(path, folder, colab):
         first = next(i for i in code if load.search(notebook.cells[i].source))
         notebook.cells = notebook.cells[: first + 1]
     notebook.cells.append(new_code_cell(LAST_CELL))
-    client = NotebookClient(
-        notebook,
-        timeout=180,
-        kernel_name="python3",
-        resources={"metadata": {"path": str(folder)}},
-    )
-    client.execute(env=colab)  # raises at the first error
+    alone.execute(notebook, folder, colab, python)  # raises the first error
 
     *cells, last = notebook.cells
     assert texts(last) == [f"{folder / CLONE / 'utils' / '__init__.py'}\n"]
@@ -147,6 +97,21 @@ def test_a_chapter_runs_alone(path, folder, colab):
     for cell in cells:
         for text in texts(cell):
             assert not REMNANT.search(text), f"cell {cell.id}: {text}"
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_a_chapter_runs_alone(path, folder, colab):
+    check_runs_alone(path, folder, colab, sys.executable)
+
+
+@pytest.mark.skipif(
+    not (COLAB / "installed").is_file(),
+    reason="no .colab, the environment with Colab's versions: make colab makes it",
+)
+@pytest.mark.parametrize("name", WHOLE)
+def test_a_chapter_runs_with_the_versions_of_colab(name, folder, colab):
+    path = ROOT / "chapters" / f"{name}.ipynb"
+    check_runs_alone(path, folder, colab, program(COLAB))
 
 
 def test_the_set_up_fetches_the_course_once(folder, colab):
@@ -180,8 +145,50 @@ def test_a_failed_fetch_says_so_and_can_be_tried_again(folder, colab, tmp_path):
     nowhere = f"url.{(tmp_path / 'nowhere').as_uri()}.insteadOf"
     done = set_up(folder, colab | {"GIT_CONFIG_KEY_0": nowhere})
     assert done.returncode != 0
-    assert "CalledProcessError" in done.stderr
-    assert "'clone'" in done.stderr
+    last = done.stderr.strip().splitlines()
+    assert any(
+        "Could not fetch version main of the course: is there a network? Run me again."
+        in line
+        for line in last
+    )
+    assert "nowhere" in done.stderr  # what git says
     assert list(folder.iterdir()) == []
     again = set_up(folder, colab)
     assert again.returncode == 0, again.stderr
+
+
+def test_a_version_that_is_not_there_is_named(folder, colab):
+    done = set_up(folder, colab, version="term-1999")
+    assert done.returncode != 0
+    assert "Could not fetch version term-1999" in done.stderr
+    assert list(folder.iterdir()) == []
+
+
+def test_old_notebooks_meet_old_utils(folder, colab, tmp_path):
+    """A term's version stays beside the version that goes on, in its own folder."""
+    own = alone.make_remote(tmp_path / "own")
+    colab = colab | {"GIT_CONFIG_KEY_0": f"url.{own.as_uri()}.insteadOf"}
+    git(own, "tag", "term-2027a")
+    old = (own / "utils" / "__init__.py").read_text()
+    (own / "utils" / "__init__.py").write_text(old + "\nNEW = True\n")
+    git(own, "commit", "--quiet", "--all", "--message=The course goes on")
+    for version in (current_version(ROOT), "term-2027a"):
+        done = set_up(folder, colab, version)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == ""
+        stored = folder / f"bn-measured-{version}" / "utils" / "__init__.py"
+        assert (stored.read_text() == old) == (version == "term-2027a")
+
+
+def test_half_a_fetch_leaves_nothing(folder, colab, tmp_path):
+    """Interrupted while git works, it leaves no folder that looks like the course."""
+    fakes = tmp_path / "fakes"
+    fakes.mkdir()
+    (fakes / "git").write_text(
+        '#!/bin/sh\nfor last; do :; done\nmkdir -p "$last/data"\n'
+        "kill -INT $PPID\nsleep 20\n"
+    )
+    (fakes / "git").chmod(0o755)
+    done = set_up(folder, colab | {"PATH": f"{fakes}:{colab['PATH']}"})
+    assert "KeyboardInterrupt" in done.stderr
+    assert list(folder.iterdir()) == []

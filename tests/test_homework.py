@@ -129,9 +129,9 @@ def test_a_notebook_alone_says_what_it_needs(built, tmp_path):
 def test_fetching_needs_the_address(project, monkeypatch):
     with pytest.raises(SystemExit, match="FETCH needs the address of your copy"):
         homework.homework_setup("03_chapter", project, "v1")
-    repository.main("https://gitlab.com/a/b/c", project)
+    repository.write(project, address="https://gitlab.com/a/b/c")
     source = homework.homework_setup("03_chapter", project, "v1")
-    assert '"--branch=v1", REPOSITORY]' in source
+    assert 'VERSION = "v1"' in source
     assert 'REPOSITORY = "https://gitlab.com/a/b/c"' in source
 
 

@@ -1,6 +1,6 @@
 """Every claim of the chapters keeps the rule, as tests/margins.csv has it.
 
-nbval runs the chapters before and records their claims in _build/claims.jsonl.
+nbval runs the chapters before and records their claims in _build/claims.
 """
 
 import json
@@ -9,19 +9,21 @@ import pytest
 
 import margins
 from repository import ROOT
-from tests.nbval_chapter import RECORD
+from tests.nbval_chapter import CLAIMS, claims_of
 
 ROWS = margins.read_table(ROOT)
 
 
 @pytest.fixture(scope="module")
 def claims():
-    if not RECORD.exists() or not RECORD.stat().st_size:
+    files = [claims_of(path) for path in sorted((ROOT / "chapters").glob("*.ipynb"))]
+    missing = [path.stem for path in files if not path.exists()]
+    if missing:
         pytest.fail(
-            "no claims are recorded in _build/claims.jsonl: run the chapters with "
-            "nbval first, as make test does"
+            f"no claims are recorded in {CLAIMS} for {', '.join(missing)}: run the "
+            "chapters with nbval first, as make test does"
         )
-    lines = RECORD.read_text(encoding="utf-8").splitlines()
+    lines = [line for path in files for line in path.read_text("utf8").splitlines()]
     records = [json.loads(line) for line in lines]
     return [record for record in records if record["kind"] == "claim"]
 

@@ -32,12 +32,12 @@ def test_only_the_solutions_are_removed(project):
 def test_a_notebook_alone_fetches_the_branch_without_solutions(project, capsys):
     release.release(project)
     assert "make repository URL=" in capsys.readouterr().err
-    repository.main("https://github.com/a/b", project)
+    repository.write(project, address="https://github.com/a/b")
     (written,) = release.release(project)
     assert capsys.readouterr().err == ""
     cells = nbformat.read(written, as_version=4).cells
     setup = next(cell.source for cell in cells if cell.id == "set-up")
-    assert '"--branch=student", REPOSITORY]' in setup
+    assert 'VERSION = "student"' in setup
     assert 'REPOSITORY = "https://github.com/a/b"' in setup
 
 

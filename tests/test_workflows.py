@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+import environment
+from repository import student_branch
+from tools.__main__ import PROGRAMS, SPECIAL
+
 ROOT = Path(__file__).resolve().parent.parent
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 PINNED = re.compile(r"[\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+")
@@ -78,34 +82,63 @@ def test_the_checkout_leaves_no_credentials(path):
 
 @each_workflow
 def test_every_command_runs_on_any_machine(path):
-    """A command is a script of ours or a target of the Makefile, as it stands."""
+    """A command is a script of ours or a task that make knows, as it stands."""
     workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
     steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
-    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for step in steps:
         if "run" in step:
             program, *arguments = step["run"].split()
             assert "env" not in step
             assert program == "make" or (ROOT / program).is_file()
-            assert program != "make" or set(arguments) <= set(targets)
+            assert program != "make" or set(arguments) <= {*PROGRAMS, *SPECIAL}
 
 
-@pytest.mark.parametrize("command", [".ci/run", "tools/environment.sh python"])
-def test_scripts_ignore_an_exported_cdpath(tmp_path, command):
+@each_workflow
+def test_no_workflow_downloads_what_only_gpus_need(path):
+    """And each says which Python: the newest on the PATH may be the machine's own."""
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert workflow["env"]["PIP_EXTRA_INDEX_URL"].endswith("/whl/cpu")
+    for job in workflow["jobs"].values():
+        python = {**workflow["env"], **job.get("env", {})}["COURSE_PYTHON"]
+        for step in job["steps"]:
+            if "setup-python" in step.get("uses", ""):
+                assert f"python{step['with']['python-version']}" == python
+
+
+def test_a_terms_students_get_the_branch_that_their_notebooks_fetch():
+    text = (ROOT / ".github" / "workflows" / "student.yml").read_text(encoding="utf-8")
+    others = re.search(r"'main' && '(\w+)' \|\| format\('(.+)', .*ref_name\)", text)
+    assert student_branch("main") == others[1]
+    assert student_branch("term-2027a") == others[2].format("term-2027a")
+
+
+def test_binder_has_the_pins_and_a_python_of_ours():
+    """Binder's own choice, Python 3.10, is too old for the pins."""
+    pins = (ROOT / "requirements.txt").read_text().splitlines()
+    lines = (ROOT / "binder" / "requirements.txt").read_text().splitlines()
+    packages = [line for line in lines if not line.startswith(("#", "--"))]
+    assert packages and set(packages) <= set(pins)
+    used = {"torch", "numpy", "scipy", "matplotlib", "joblib"}
+    assert {line.partition("==")[0] for line in packages} == used
+    runtime = (ROOT / "binder" / "runtime.txt").read_text().strip()
+    assert runtime in {f"python-3.{minor}" for _, minor in environment.SUPPORTED}
+
+
+def test_ci_ignores_an_exported_cdpath(tmp_path):
     """It would send a relative `cd` elsewhere, and print where."""
     project, other, fakes = tmp_path / "course", tmp_path / "other", tmp_path / "bin"
-    for script in (".ci/run", "tools/environment.sh"):
-        for root in (project, other):
-            (root / script).parent.mkdir(parents=True)
-        shutil.copy(ROOT / script, project / script)
+    for root in (project, other):
+        (root / ".ci").mkdir(parents=True)
+    shutil.copy(ROOT / ".ci" / "run", project / ".ci" / "run")
     fakes.mkdir()
-    # Each says where it runs. The real apt-get must not run where this test fails.
-    for name in ("git", "make", "chromium", "python3.11", "apt-get", "sudo"):
-        (fakes / name).write_text("#!/bin/sh\npwd\n")
+    # make says where it runs. The real apt-get must not run where this test fails.
+    for name in ("git", "make", "chromium", "python3", "apt-get", "sudo"):
+        says = "pwd" if name == "make" else "exit 0"
+        (fakes / name).write_text(f"#!/bin/sh\n{says}\n")
         (fakes / name).chmod(0o755)
     paths = {"PATH": f"{fakes}:{os.environ['PATH']}", "CDPATH": str(other)}
     done = subprocess.run(
-        ["bash", *command.split()],
+        ["bash", ".ci/run"],
         cwd=project,
         env=os.environ | paths,
         capture_output=True,

@@ -30,7 +30,16 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 
 LOGGER = logging.getLogger(__name__)
-PARTS = ["access", "figures", "found", "mathematics", "reading", "weight"]
+PARTS = [
+    "access",
+    "figures",
+    "found",
+    "mathematics",
+    "reading",
+    "self_test",
+    "teaching",
+    "weight",
+]
 # What holds text that a reader may search for.
 BLOCKS = (nodes.paragraph, nodes.literal_block, nodes.caption)
 NO_BRACES = str.maketrans("", "", "{}\\")
@@ -222,11 +231,15 @@ class Sections:
         place.write_text(f"const SECTIONS = {text};\n", encoding="utf8")
 
 
-def offer_colab_where_it_works(app, config):
-    """Drop the Colab button where the repository is not on GitHub: it warns."""
+def offer_what_works(app, config):
+    """Drop the buttons whose service cannot read where the repository is."""
     options = config.html_theme_options
-    if not options.get("repository_url", "").startswith("https://github.com/"):
-        options.get("launch_buttons", {}).pop("colab_url", None)
+    address = options.get("repository_url", "")
+    buttons = options.get("launch_buttons", {})
+    if not address.startswith("https://github.com/"):
+        buttons.pop("colab_url", None)
+    if not address.startswith(("https://github.com/", "https://gitlab.com/")):
+        buttons.pop("binderhub_url", None)
 
 
 def setup(app):
@@ -236,7 +249,7 @@ def setup(app):
         app.setup_extension(part)
     app.add_directive_to_domain("glue", "figure", PasteFigure, override=True)
     app.add_post_transform(PasteSvg)
-    app.connect("config-inited", offer_colab_where_it_works)
+    app.connect("config-inited", offer_what_works)
     app.connect("doctree-resolved", warn_about_alternative_text)
     sections = Sections()
     app.connect("doctree-resolved", sections.collect)

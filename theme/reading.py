@@ -10,6 +10,7 @@ from itertools import groupby
 from docutils import nodes
 from myst_nb.sphinx_ import HideCodeCellNode
 
+ICONS = {"Colab": "fas fa-rocket", "Binder": "fas fa-cloud"}
 AT_LEAST = 3  # folded cells in a row, to be folded once more
 EXERCISE = {"tag_exercise", "tag_check", "tag_solution"}
 
@@ -186,9 +187,13 @@ def header_buttons(app, pagename, templatename, context, doctree):
     for button in context["header_buttons"]:
         label = button.get("label")
         if label == "launch-buttons":
-            (colab,) = button["buttons"]
-            # The theme draws a picture icon as large as it is.
-            buttons.append(colab | {"label": "colab", "icon": "fas fa-rocket"})
+            # Colab, the quicker, comes first. The theme draws a picture icon as
+            # large as it is.
+            entries = sorted(button["buttons"], key=lambda e: e["text"] != "Colab")
+            buttons += [
+                entry | {"label": entry["text"].lower(), "icon": ICONS[entry["text"]]}
+                for entry in entries
+            ]
         elif label == "download-buttons":
             source = next(b for b in button["buttons"] if b["type"] == "link")
             notebook = source["url"].endswith(".ipynb")

@@ -4,15 +4,11 @@ With SOLUTIONS=no in the environment it is the book without the solutions of the
 exercises: made of a copy of the course that has none, so none can be left in a
 page, its source, a download or the search. Its buttons open the branch `student`.
 
-Notebooks run only when they changed: their outputs are kept in
-`_build/.jupyter_cache`, whose key is the code of the notebook. The key
-knows nothing of what that code imports and reads, so this script drops
-the cache when any of that changed (`fingerprint`). What other tools have
-stored (`OTHERS`) stays. Everything else in `_build` is made anew each
-time; nothing stale can stay in the book.
+Notebooks run only when something changed that they depend on: see executed.py.
+What tools have stored in `_build` (`KEPT`) stays, everything else in it is made
+anew each time; nothing stale can stay in the book.
 """
 
-import hashlib
 import os
 import re
 import shutil
@@ -23,47 +19,24 @@ from pathlib import Path
 
 import nbformat
 
+import executed
 import release
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "_build"
-STAMP = BUILD / "fingerprint"
-# What nbval recorded and make reseed stored; neither is part of the book.
-OTHERS = {"claims.jsonl", "reseed"}
-# What notebooks depend on besides their own code.
-INPUTS = ["utils", "data", "requirements.txt", "constraints.txt"]
-
-
-def fingerprint() -> str:
-    """Return a hash of what notebooks depend on besides their own code.
-
-    That is Python's version, COURSE_SEED, and the path, time of change
-    and size of every file of INPUTS that is not hidden or compiled.
-    """
-    parts = [sys.version, os.environ.get("COURSE_SEED", "0")]
-    for name in INPUTS:
-        for path in sorted([ROOT / name, *(ROOT / name).rglob("*")]):
-            place = path.relative_to(ROOT)
-            made = any(part.startswith((".", "__pycache__")) for part in place.parts)
-            if path.is_file() and not made:
-                stat = path.stat()
-                parts.append(f"{place} {stat.st_mtime_ns} {stat.st_size}")
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+# The outputs of notebooks, what nbval recorded, what make reseed stored.
+KEPT = {".jupyter_cache", executed.KEYS.name, "claims", "reseed"}
 
 
 def clean() -> None:
-    """Empty `_build`, but for OTHERS, and the cache of outputs where it holds."""
-    now = fingerprint()
-    fresh = STAMP.exists() and STAMP.read_text() == now
-    keep = OTHERS | {".jupyter_cache"} if fresh else OTHERS
+    """Empty `_build`, but for KEPT, and drop the outputs that other code made."""
     if BUILD.exists():
         for path in BUILD.iterdir():
-            if path.name not in keep:
+            if path.name not in KEPT:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-    BUILD.mkdir(exist_ok=True)
-    STAMP.write_text(now)
-    what = "changed notebooks run" if fresh else "every notebook runs"
-    print(f"Building the book; {what}.", flush=True)
+    stale = executed.drop_stale(ROOT)
+    names = ", ".join(path.stem for path in stale) or "none"
+    print(f"Building the book; notebooks that run: {names}.", flush=True)
 
 
 def without_solutions(folder: Path) -> Path:
@@ -154,6 +127,9 @@ def main() -> int:
         print(*warnings, sep="")
         print("The book was not built: fix the errors and warnings above.")
         return 1
+    if solutions == "yes":
+        for path in (ROOT / "chapters").glob("*.ipynb"):
+            executed.record(path, ROOT, "book")
     print(BUILD / "html" / "index.html")
     return 0
 

@@ -34,7 +34,7 @@ from exercises import (
 )
 from homework_cells import SMALLER
 from release import copy_course, problems
-from repository import ROOT, published_address, setup_source
+from repository import ROOT, checked_version, published_address, setup_source
 
 HOMEWORK = Path("_release") / "homework"
 IMPORTS = re.compile(r"# @title .*\b[Ii]mports\b")
@@ -160,7 +160,8 @@ def homework(notebook: NotebookNode, name: str, set_up: str) -> NotebookNode:
 def homework_setup(name: str, root: Path, fetch: str) -> str:
     """The source of the set-up cell; with `fetch` it knows where to look."""
     if fetch:
-        return setup_source(root, published_address(root, "FETCH"), fetch)
+        address = published_address(root, "FETCH")
+        return setup_source(root, address, checked_version(fetch))
     text = Path(__file__).with_name("setup_homework.py").read_text(encoding="utf-8")
     return text.replace("NAME", name, 1).rstrip("\n")
 

@@ -2,9 +2,10 @@
 
 `make release` writes them to _release/student/chapters and prints their names,
 with what they import and read beside them. The folder is what stands on the
-branch `student` of the repository, and a notebook that finds itself alone
-fetches that branch, since the default branch has the solutions. Where nobody has
-set the repository's address there is nothing to fetch, and we say so.
+branch `student` of the repository (`student-term-2027a` for that version), and a
+notebook that finds itself alone fetches that branch, since the version itself has
+the solutions. Where nobody has set the repository's address there is nothing to
+fetch, and we say so.
 It writes nothing when lint finds something in a chapter, since a solution that
 is marked wrongly would be handed out.
 """
@@ -20,10 +21,16 @@ from nbconvert.preprocessors import TagRemovePreprocessor
 from nbformat import NotebookNode
 
 import lint
-from repository import PLACEHOLDER, ROOT, current_address, setup_source
+from repository import (
+    PLACEHOLDER,
+    ROOT,
+    current_address,
+    current_version,
+    setup_source,
+    student_branch,
+)
 
 RELEASE = Path("_release") / "student" / "chapters"
-BRANCH = "student"
 # What a notebook needs beside it: not what chapter 12's long run does.
 COURSE = [
     "LICENSE",
@@ -92,11 +99,12 @@ def release(root: Path) -> list[Path]:
     shutil.rmtree(folder.parent, ignore_errors=True)
     folder.mkdir(parents=True)
     copy_course(root, folder.parent)
+    branch = student_branch(current_version(root))
     published = current_address(root) != PLACEHOLDER
     for name, student in students.items():
         for cell in student.cells:
             if published and cell.id == "set-up":
-                cell.source = setup_source(root, branch=BRANCH)
+                cell.source = setup_source(root, version=branch)
         nbformat.validate(student)
         nbformat.write(student, folder / name)
     if not published:

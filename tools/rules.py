@@ -121,7 +121,7 @@ def setup_cell(chapter: Chapter) -> Iterator[Finding]:
         yield None, "the set-up is not the first code cell", "one cell with id set-up"
     for cell in found:
         if cell.source != setup_source(chapter.root):
-            yield cell, "differs from tools/setup_cell.py", "copy that file's text"
+            yield cell, "differs from tools/setup_cell.py", "run make setup-cells"
         if tags(cell) != ["hide-input"]:
             yield cell, "is not folded", "the tag hide-input, and no other"
 

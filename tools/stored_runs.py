@@ -60,10 +60,12 @@ def chapters(root: Path, wanted: str = "") -> list[Path]:
 def code_hash(notebook: Path) -> str:
     """A hash of a notebook's code cells: its text and metadata may change.
 
-    Files that few chapters use count as code of those that import them.
+    So may the set-up cell, which has no part in a result: it says from where
+    the rest comes. Files that few chapters use count as code of those that
+    import them.
     """
     cells = nbformat.read(notebook, as_version=4).cells
-    sources = [c.source for c in cells if c.cell_type == "code"]
+    sources = [c.source for c in cells if c.cell_type == "code" and c.id != "set-up"]
     files: list[Path] = []
     for module, patterns in APART.items():
         if any(module in source for source in sources):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from scipy import stats
 
-from utils.checks.framework import Measured, check, edited, named, numbers, wrong_means
+from utils.checks.framework import Measured, check, named, numbers
 
 SHALLOW, DEEP = 2, 20
 # Means over 12 seeds, with room for other seeds, rates and a few updates more:
@@ -34,31 +34,27 @@ _APART = "(a - b).std(ddof=1) -> np.sqrt(a.var(ddof=1) + b.var(ddof=1))"
     ),
     tolerance=(1e-6, 1e-9),
     right={"by hand": _interval},
-    mistakes=edited(
-        _interval,
-        {
-            "(a - b).mean() -> (b - a).mean()": "the difference is a minus b",
-            _APART: "take the difference seed by seed first; what both nets of a seed "
-            "share must cancel",
-            f"{_APART}; n - 1 -> 2 * n - 2": "take the difference seed by seed first, "
-            "and then one interval with n - 1 degrees of freedom",
-            " / np.sqrt(n) -> ": "divide the standard deviation by the root of the "
-            "number of seeds: this is for the mean, not for one more seed",
-            "np.sqrt(n) -> n": "divide by the root of n, not by n",
-            "stats.t.ppf(0.975, n - 1) -> stats.norm.ppf(0.975)": _MANY,
-            "stats.t.ppf(0.975, n - 1) -> 1.96": _MANY,
-            "stats.t.ppf(0.975, n - 1) -> 2.0": _MANY,
-            "ddof=1 -> ddof=0": "the standard deviation of a sample divides by n - 1 "
-            "(ddof=1)",
-            "n - 1 -> n": "one error on each side: t for n - 1 degrees of freedom, n "
-            "seeds",
-            "0.975 -> 0.95": "95 % inside leave 2.5 % on each side: t at 0.975",
-            "mean - half, mean + half -> mean + half, mean - half": "in this order: "
-            "mean, low, high",
-            "mean, mean - half -> mean - half, mean": "in this order: mean, then low, "
-            "then high",
-        },
-    ),
+    edits={
+        "(a - b).mean() -> (b - a).mean()": "the difference is a minus b",
+        _APART: "take the difference seed by seed first; what both nets of a seed "
+        "share must cancel",
+        f"{_APART}; n - 1 -> 2 * n - 2": "take the difference seed by seed first, "
+        "and then one interval with n - 1 degrees of freedom",
+        " / np.sqrt(n) -> ": "divide the standard deviation by the root of the number "
+        "of seeds: this is for the mean, not for one more seed",
+        "np.sqrt(n) -> n": "divide by the root of n, not by n",
+        "stats.t.ppf(0.975, n - 1) -> stats.norm.ppf(0.975)": _MANY,
+        "stats.t.ppf(0.975, n - 1) -> 1.96": _MANY,
+        "stats.t.ppf(0.975, n - 1) -> 2.0": _MANY,
+        "ddof=1 -> ddof=0": "the standard deviation of a sample divides by n - 1 "
+        "(ddof=1)",
+        "n - 1 -> n": "one error on each side: t for n - 1 degrees of freedom, n seeds",
+        "0.975 -> 0.95": "95 % inside leave 2.5 % on each side: t at 0.975",
+        "mean - half, mean + half -> mean + half, mean - half": "in this order: mean, "
+        "low, high",
+        "mean, mean - half -> mean - half, mean": "in this order: mean, then low, "
+        "then high",
+    },
 )
 def paired_interval(answer, n: int, spread: float, lead: float) -> dict:
     """Exercise 0.3: mean and 95 % interval of a difference, paired by seed."""
@@ -77,18 +73,15 @@ lead = Measured(
     asked="after 50 updates in batches of 32, each net at the rate that is best on the "
     "validation images",
     right=[(2.5, 19), (4.5, 28), (0.8, 15)],
-    wrong=wrong_means(
-        {
-            "a >= 30: 94.6 66": "these look like accuracies; return the difference "
-            "between the nets with and without BN",
-            "max(map(abs, m)) <= 1.2: 0.025 0.19": "measure in points, with accuracy "
-            "in %",
-            "b <= -5: -2.5 -19": "BN minus no BN, in this order: the lead at 20 layers "
-            "is negative",
-            "a == b: 12 12": "does the depth reach `dense`, and does each net get its "
-            "own rate, after 50 updates?",
-        }
-    ),
+    wrong={
+        "a >= 30: 94.6 66": "these look like accuracies; return the difference "
+        "between the nets with and without BN",
+        "max(map(abs, m)) <= 1.2: 0.025 0.19": "measure in points, with accuracy in %",
+        "b <= -5: -2.5 -19": "BN minus no BN, in this order: the lead at 20 layers is "
+        "negative",
+        "a == b: 12 12": "does the depth reach `dense`, and does each net get its own "
+        "rate, after 50 updates?",
+    },
 )
 
 

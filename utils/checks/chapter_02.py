@@ -12,11 +12,9 @@ from utils.checks.framework import (
     Raised,
     as_said,
     check,
-    edited,
     expect,
     named,
     per_seed,
-    wrong_means,
 )
 from utils.checks.norms import COMMON, EPSILONS, GRAPH, examine_norm, layer_input, wide
 
@@ -64,34 +62,29 @@ _MEETS = "gamma and beta meet the last axis: give them the shape (1, C, 1, ...)"
         ((4, 3, 2, 2), (1e-2,), "no gradients asked"),
     ),
     hints=GRAPH,
-    right={"PyTorch": _torchs, "by the definition": _batch_norm},
-    mistakes=edited(
-        _batch_norm,
-        COMMON
-        | {
-            "_axes(x) -> [1]": "the statistics run over the channels; take them over "
-            "the batch, channel by channel",
-            "_axes(x) -> [*range(x.dim())]": "the statistics run over everything at "
-            "once: each channel needs a mean and a variance of its own",
-            "_axes(x) -> [0]": _POSITION,
-            "_axes(x) -> _axes(x)[1:] or [0]": "the statistics are taken for each "
-            "example alone (that is instance norm); average over the batch too",
-            "_axes(x) -> [*range(1, x.dim())] if x.dim() > 2 else [0]": "the "
-            "statistics are taken for each example over channels and positions (that "
-            "is layer norm)",
-            "_axes(x) -> [*range(x.dim() - 1)]": "the channel is axis 1, not the last "
-            "axis",
-            "x, _axes(x) -> x.reshape(-1, x.shape[1]), 0; wide(gamma, x) * x_hat + "
-            "wide(beta, x) -> (gamma * x_hat.view_as(v) + beta).view_as(x)": "reshape("
-            "-1, C) mixes channels and positions: each row of it holds neighbours "
-            "along the last axis; move axis 1 to the end first",
-            "((v - mean) ** 2).mean(dims, -> v.var(dims[1:] or 0, correction=0, "
-            "keepdim=True).mean(0,": "the variance is not the average of each "
-            "example's own variance; subtract the mean over batch and positions",
-            "wide( -> _last_axis(": _MEETS,
-            "_axes(x) -> [0]; wide( -> _last_axis(": f"{_POSITION}; and {_MEETS}",
-        },
-    ),
+    right={"by the definition": _batch_norm, "PyTorch": _torchs},
+    edits=COMMON
+    | {
+        "_axes(x) -> [1]": "the statistics run over the channels; take them over the "
+        "batch, channel by channel",
+        "_axes(x) -> [*range(x.dim())]": "the statistics run over everything at once: "
+        "each channel needs a mean and a variance of its own",
+        "_axes(x) -> [0]": _POSITION,
+        "_axes(x) -> _axes(x)[1:] or [0]": "the statistics are taken for each example "
+        "alone (that is instance norm); average over the batch too",
+        "_axes(x) -> [*range(1, x.dim())] if x.dim() > 2 else [0]": "the statistics "
+        "are taken for each example over channels and positions (that is layer norm)",
+        "_axes(x) -> [*range(x.dim() - 1)]": "the channel is axis 1, not the last axis",
+        "x, _axes(x) -> x.reshape(-1, x.shape[1]), 0; wide(gamma, x) * x_hat + "
+        "wide(beta, x) -> (gamma * x_hat.view_as(v) + beta).view_as(x)": "reshape(-1, "
+        "C) mixes channels and positions: each row of it holds neighbours along the "
+        "last axis; move axis 1 to the end first",
+        "((v - mean) ** 2).mean(dims, -> v.var(dims[1:] or 0, correction=0, "
+        "keepdim=True).mean(0,": "the variance is not the average of each example's "
+        "own variance; subtract the mean over batch and positions",
+        "wide( -> _last_axis(": _MEETS,
+        "_axes(x) -> [0]; wide( -> _last_axis(": f"{_POSITION}; and {_MEETS}",
+    },
 )
 def batch_norm_nd(answer, shape: tuple, eps: tuple, how: str = "") -> dict:
     """Exercise 2.1: the same for (N, C), (N, C, L) and (N, C, H, W)."""
@@ -130,24 +123,24 @@ for _node in NODES:
         for how, what in _more.items()
     }
 _NODE_EDITS |= {
-    "dbeta=dbeta -> dbeta=dbeta * gamma": "dgamma and dbeta do not contain gamma: this "
-    "is dbeta",
+    "dbeta=dbeta -> dbeta=dbeta * gamma": "dgamma and dbeta do not contain gamma: "
+    "this is dbeta",
     "dgamma=dgamma -> dgamma=dgamma * gamma": "dgamma and dbeta do not contain gamma: "
     "this is dgamma",
-    "dy * x_hat -> dy * c": "dgamma needs x_hat, the normalised input, not the centred "
-    "one",
+    "dy * x_hat -> dy * c": "dgamma needs x_hat, the normalised input, not the "
+    "centred one",
     "dy * gamma -> dy": "dx_hat: y is gamma times x_hat, so gamma is missing",
     "s**3 / 2 -> s**3": "dvar: the derivative of a root has a factor of 1/2",
     "s**3 / 2 -> s**2": "that is the gradient of s; sigma squared comes one node "
     "before",
     "s**3 -> s**2": "dvar: one power of s is missing, d(1/s) is -ds / s**2",
-    "s**3 -> s**4": "dvar: one power of s too many: with c in the sum it is s**3, with "
-    "x_hat it is s**2",
+    "s**3 -> s**4": "dvar: one power of s too many: with c in the sum it is s**3, "
+    "with x_hat it is s**2",
     " + 2 * dvar * c / n -> ": "dc is only the path through x_hat: c is used for the "
     "variance too",
     "dx_hat / s + 2 -> 2": "dc is only the path through the variance",
-    "dvar * c / n -> dvar * c": "dc: the variance is a mean of squares, its path has a "
-    "factor of 1/N",
+    "dvar * c / n -> dvar * c": "dc: the variance is a mean of squares, its path has "
+    "a factor of 1/N",
     "2 * dvar -> dvar": "dc: the derivative of a square has a factor of 2",
     "/ s + 2 -> / s - 2": "dc: the two paths add up",
     "dc + dmean / n -> dc": "dx is only the path through c: x is used for the mean too",
@@ -165,7 +158,7 @@ _NODE_EDITS |= {
         *[((6, 4), (1e-2,), "float32"), ((6, 4), ())],
     ),
     right={"by hand": _by_hand},
-    mistakes=edited(_by_hand, _NODE_EDITS),
+    edits=_NODE_EDITS,
     steps=True,
 )
 def backward_nodes(answer, shape: tuple, eps: tuple, how: str = "") -> dict:
@@ -214,36 +207,31 @@ def _norm_dx(
         ],
     ),
     right={"by hand": _norm_dx},
-    mistakes=edited(
-        _norm_dx,
-        {
-            "g - mean - along -> g": "dx is only the direct path; x also acts through "
-            "the statistics",
-            " - along -> ": "dx: the term along x_hat is missing",
-            "g = dy * gamma -> g = dy": "dx: gamma is missing",
-            "dy * gamma -> dy; (g - mean -> gamma * (g - mean": "dx: gamma differs "
-            "along the features, so it stands inside the means",
-            "mean(-1, -> mean(0, ": "dx: the means run over the features, the last "
-            "axis, not over the examples",
-            "mean(-1, -> sum(-1, ": "dx: the terms are means over the features, not "
-            "sums",
-            ") / s -> )": "dx: divide by s",
-            ") / s -> ) / s**2": "dx: divide by s once",
-            ") / s -> ) * s": "dx: divide by s, do not multiply with it",
-            "if centred else 0 -> * 0": "layer norm subtracts a mean forward, so "
-            "backward too",
-            " if centred else 0 -> ": "RMS norm subtracts no mean forward, so none "
-            "backward",
-            "if centred -> if not centred": "layer norm and RMS norm are the other way "
-            "round: centred is layer norm",
-            ".sum(0) -> .mean(0)": "dgamma is a sum over the examples, not a mean",
-            ".sum(0) -> .sum(0) * gamma": "dgamma does not contain gamma",
-            "(dy * x_hat).flatten -> -(dy * x_hat).flatten": "dgamma has the wrong "
-            "sign",
-            "(dy * x_hat).flatten -> dy.flatten": "dgamma is the sum of dy times "
-            "x_hat; that is dbeta",
-        },
-    ),
+    edits={
+        "g - mean - along -> g": "dx is only the direct path; x also acts through the "
+        "statistics",
+        " - along -> ": "dx: the term along x_hat is missing",
+        "g = dy * gamma -> g = dy": "dx: gamma is missing",
+        "dy * gamma -> dy; (g - mean -> gamma * (g - mean": "dx: gamma differs along "
+        "the features, so it stands inside the means",
+        "mean(-1, -> mean(0, ": "dx: the means run over the features, the last axis, "
+        "not over the examples",
+        "mean(-1, -> sum(-1, ": "dx: the terms are means over the features, not sums",
+        ") / s -> )": "dx: divide by s",
+        ") / s -> ) / s**2": "dx: divide by s once",
+        ") / s -> ) * s": "dx: divide by s, do not multiply with it",
+        "if centred else 0 -> * 0": "layer norm subtracts a mean forward, so backward "
+        "too",
+        " if centred else 0 -> ": "RMS norm subtracts no mean forward, so none "
+        "backward",
+        "if centred -> if not centred": "layer norm and RMS norm are the other way "
+        "round: centred is layer norm",
+        ".sum(0) -> .mean(0)": "dgamma is a sum over the examples, not a mean",
+        ".sum(0) -> .sum(0) * gamma": "dgamma does not contain gamma",
+        "(dy * x_hat).flatten -> -(dy * x_hat).flatten": "dgamma has the wrong sign",
+        "(dy * x_hat).flatten -> dy.flatten": "dgamma is the sum of dy times x_hat; "
+        "that is dbeta",
+    },
 )
 def norm_backward(answer, kind: str, shape: tuple, eps: float, how: str = "") -> dict:
     """Exercise 2.3: backward of layer norm and of RMS norm."""
@@ -273,18 +261,16 @@ mean_share = Measured(
     not_finite="a share is nan or infinite",
     read=lambda result, asked: per_seed(result, asked, alike=True, seeds=8),
     right=[(29.6, 1e-12), (29.6, 0.15), (23.0, 0.0), (33.0, 0.1)],
-    wrong=wrong_means(
-        {
-            "0 < a < 0.7: 0.296 0.0015": "give the share in %",
-            "a <= 8: 1 1": "that is the share at the layer, or the slope's: take the "
-            'row "of the weights" and the column "mean"',
-            "a >= 60: 80 0": "the first is too large; are the nets fresh?",
-            "b >= a / 2: 29.6 28": "centring has changed little; subtract from each "
-            "pixel its own mean over the images, x.mean(dim=0)",
-            "b >= 1.5: 33.7 5.7": "part of the mean is left, or this is the line's "
-            "share and not the mean's; subtract each pixel's mean over the images",
-        }
-    ),
+    wrong={
+        "0 < a < 0.7: 0.296 0.0015": "give the share in %",
+        "a <= 8: 1 1": "that is the share at the layer, or the slope's: take the row "
+        '"of the weights" and the column "mean"',
+        "a >= 60: 80 0": "the first is too large; are the nets fresh?",
+        "b >= a / 2: 29.6 28": "centring has changed little; subtract from each pixel "
+        "its own mean over the images, x.mean(dim=0)",
+        "b >= 1.5: 33.7 5.7": "part of the mean is left, or this is the line's share "
+        "and not the mean's; subtract each pixel's mean over the images",
+    },
 )
 
 

@@ -13,13 +13,11 @@ from utils.checks.framework import (
     Measured,
     as_said,
     check,
-    edited,
     expect,
     named,
     numbers,
     per_seed,
     same,
-    wrong_means,
 )
 from utils.checks.modules import settings_of
 
@@ -90,47 +88,44 @@ NO_OUTPUT = "the output has no gradient: normalise outside of torch.no_grad()"
         "the gradient": CUT,
     },
     right={"by the definition": _norm},
-    mistakes=edited(
-        _norm,
-        {
-            "correction=1 -> correction=0": "the variance that is stored is divided by "
-            "N - 1, not by N",
-            "correction=0 -> correction=1": UNBIASED,
-            "=0 -> =2; =1 -> =0; =2 -> =1": UNBIASED,
-            "new.var(0, correction=1) -> new.std(0)": "you store the standard "
-            "deviation: running_var is a variance",
-            "momentum * -> old *; mul_(old) -> mul_(momentum)": "the momentum is the "
-            "other way round: in PyTorch it is the weight of the new batch, and 1 - "
-            "momentum that of the past",
-            "old, new -> momentum = 0.1\n        old, new": "the momentum is fixed: "
-            "use the one that was given",
-            "momentum=0.1 -> momentum=0.9": "without momentum and eps it should use "
-            "0.1 and 1e-5",
-            ".mul_( -> .mul(; .add_( -> .add(": IN_PLACE,
-            "if training: -> if False:": IN_PLACE,
-            "if training: -> if len(x) > 1:": "with training=False the running tensors "
-            "must stay as they are",
-            "if not training: -> if False:": "with training=False it still normalises "
-            "with the batch: use the running tensors",
-            "if not training: -> if True:": BY_MEMORY,
-            "if not training: -> if True:; = running_mean, running_var -> = "
-            "running_mean.clone(), running_var.clone()": BY_MEMORY,
-            "mean, var = x -> training &= torch.is_grad_enabled()\n    mean, var = x": (
-                "under torch.no_grad() it behaves as in evaluation: the argument "
-                "training decides, not whether gradients are on"
-            ),
-            "(var + eps).sqrt() -> (var.sqrt() + eps)": "eps is added to the variance, "
-            "under the root, not to its root",
-            " + eps -> ": "eps is missing",
-            "+ eps -> + 1e-5": "eps is fixed: use the one that was given",
-            ".detach() -> ": NO_GRAPH,
-            "(x - mean) / (var -> (x - mean.detach()) / (var.detach()": CUT,
-            "(x - mean) / (var + eps).sqrt() -> "
-            "((x - mean) / (var + eps).sqrt()).detach()": NO_OUTPUT,
-            "return -> y =; eps).sqrt() -> eps).sqrt()\n    x.data.sub_(1)\n    "
-            "return y": LEAVE_X,
-        },
-    ),
+    edits={
+        "correction=1 -> correction=0": "the variance that is stored is divided by N "
+        "- 1, not by N",
+        "correction=0 -> correction=1": UNBIASED,
+        "=0 -> =2; =1 -> =0; =2 -> =1": UNBIASED,
+        "new.var(0, correction=1) -> new.std(0)": "you store the standard deviation: "
+        "running_var is a variance",
+        "momentum * -> old *; mul_(old) -> mul_(momentum)": "the momentum is the "
+        "other way round: in PyTorch it is the weight of the new batch, and 1 - "
+        "momentum that of the past",
+        "old, new -> momentum = 0.1\n        old, new": "the momentum is fixed: use "
+        "the one that was given",
+        "momentum=0.1 -> momentum=0.9": "without momentum and eps it should use 0.1 "
+        "and 1e-5",
+        ".mul_( -> .mul(; .add_( -> .add(": IN_PLACE,
+        "if training: -> if False:": IN_PLACE,
+        "if training: -> if len(x) > 1:": "with training=False the running tensors "
+        "must stay as they are",
+        "if not training: -> if False:": "with training=False it still normalises "
+        "with the batch: use the running tensors",
+        "if not training: -> if True:": BY_MEMORY,
+        "if not training: -> if True:; = running_mean, running_var -> = "
+        "running_mean.clone(), running_var.clone()": BY_MEMORY,
+        "mean, var = x -> training &= torch.is_grad_enabled()\n    mean, var = x": (
+            "under torch.no_grad() it behaves as in evaluation: the argument "
+            "training decides, not whether gradients are on"
+        ),
+        "(var + eps).sqrt() -> (var.sqrt() + eps)": "eps is added to the variance, "
+        "under the root, not to its root",
+        " + eps -> ": "eps is missing",
+        "+ eps -> + 1e-5": "eps is fixed: use the one that was given",
+        ".detach() -> ": NO_GRAPH,
+        "(x - mean) / (var -> (x - mean.detach()) / (var.detach()": CUT,
+        "(x - mean) / (var + eps).sqrt() -> "
+        "((x - mean) / (var + eps).sqrt()).detach()": NO_OUTPUT,
+        "return -> y =; eps).sqrt() -> eps).sqrt()\n    x.data.sub_(1)\n    "
+        "return y": LEAVE_X,
+    },
 )
 def norm_with_memory(
     answer: Callable, n: int, training: bool, more: tuple, how: str = ""
@@ -283,31 +278,28 @@ ROOT = (
         "the settings of other layers": "it changes the settings of other layers",
     },
     right={"the model's own train": _freeze},
-    mistakes=edited(
-        _freeze,
-        {
-            "_norms(model): -> _norms(model)[isinstance(model, _BatchNorm) :]:": ROOT,
-            "model.train = train -> ": MOVES,
-            "(model): -> (model, nn.BatchNorm1d):": MOVES,
-            "(model): -> (model, nn.BatchNorm2d):": MOVES,
-            "(model): -> (model, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):": (
-                MOVES
-            ),
-            "layer.training = False -> layer.momentum = 0.0": BATCH,
-            "layer.training = False -> layer.track_running_stats = False": BATCH,
-            "layer.requires_grad_(False) -> pass": LEARNS,
-            "layer.requires_grad_(False) -> layer.weight.requires_grad_(False)": LEARNS,
-            "(model): -> (model, (nn.Dropout, _BatchNorm)):": OBEY,
-            "in _norms(model): -> in model.modules():\n            "
-            "if 'Norm' not in type(layer).__name__: continue": OBEY,
-            "(model.training) -> (model.training).requires_grad_(False)": OTHERS,
-            "model.train = train -> model.train = train\n    for m in _norms(model): "
-            "m.register_forward_hook(lambda m, x, y: y.detach())": OTHERS,
-            "model.train = train -> model.train = train\n    for m in _norms(model): "
-            "m.reset_running_stats()": RESET,
-        },
-    )
-    | {CONVERTED: (_layers_ignore_train, _before_each_call)},
+    edits={
+        "_norms(model): -> _norms(model)[isinstance(model, _BatchNorm) :]:": ROOT,
+        "model.train = train -> ": MOVES,
+        "(model): -> (model, nn.BatchNorm1d):": MOVES,
+        "(model): -> (model, nn.BatchNorm2d):": MOVES,
+        "(model): -> (model, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):": (
+            MOVES
+        ),
+        "layer.training = False -> layer.momentum = 0.0": BATCH,
+        "layer.training = False -> layer.track_running_stats = False": BATCH,
+        "layer.requires_grad_(False) -> pass": LEARNS,
+        "layer.requires_grad_(False) -> layer.weight.requires_grad_(False)": LEARNS,
+        "(model): -> (model, (nn.Dropout, _BatchNorm)):": OBEY,
+        "in _norms(model): -> in model.modules():\n            "
+        "if 'Norm' not in type(layer).__name__: continue": OBEY,
+        "(model.training) -> (model.training).requires_grad_(False)": OTHERS,
+        "model.train = train -> model.train = train\n    for m in _norms(model): "
+        "m.register_forward_hook(lambda m, x, y: y.detach())": OTHERS,
+        "model.train = train -> model.train = train\n    for m in _norms(model): "
+        "m.reset_running_stats()": RESET,
+    },
+    mistakes={CONVERTED: (_layers_ignore_train, _before_each_call)},
 )
 def freeze_batch_norm(answer: Callable, make: Callable, convert: bool) -> dict:
     """Exercise 3.3: BN layers that stay frozen whatever mode is set."""
@@ -406,20 +398,18 @@ with_guests = Measured(
     read=_two_arrays,
     fake=lambda means: tuple(m + np.linspace(-1, 1, 12) * m / 50 for m in means),
     right=[(89.2, 93.6, 91.6, 85.0), (86, 92.7, 90.1, 83), (91.5, 94.4, 93, 87)],
-    wrong=wrong_means(
-        {
-            "max(a, b) <= 1: 0.892 0.936 0.916 0.85": "give the accuracies in %",
-            "a == c: 89.2 93.6 89.2 93.6": "the same numbers for one guest and four: "
-            "does k reach the order?",
-            "a <= 70: 54.6 93.9 54.7 93.9": "that is what no guest brings: does each "
-            "batch hold images of both scanners?",
-            "min(b, d) <= 50: 94 43 94.1 43": "are the batches mixed half and half, or "
-            "the two scanners swapped?",
-            f"c < d - 2 and {AS_TRAINED[4][0]} < d < {AS_TRAINED[4][1]}: 93.6 89.2 "
-            "85.0 91.6": "in this order: eval mode as trained first, then each "
-            "scanner's own statistics",
-        }
-    ),
+    wrong={
+        "max(a, b) <= 1: 0.892 0.936 0.916 0.85": "give the accuracies in %",
+        "a == c: 89.2 93.6 89.2 93.6": "the same numbers for one guest and four: does "
+        "k reach the order?",
+        "a <= 70: 54.6 93.9 54.7 93.9": "that is what no guest brings: does each "
+        "batch hold images of both scanners?",
+        "min(b, d) <= 50: 94 43 94.1 43": "are the batches mixed half and half, or "
+        "the two scanners swapped?",
+        f"c < d - 2 and {AS_TRAINED[4][0]} < d < {AS_TRAINED[4][1]}: 93.6 89.2 "
+        "85.0 91.6": "in this order: eval mode as trained first, then each "
+        "scanner's own statistics",
+    },
 )
 
 

@@ -10,13 +10,11 @@ from utils.checks.framework import (
     Measured,
     as_said,
     check,
-    edited,
     expect,
     named,
     numbers,
     same,
     with_edit,
-    wrong_means,
 )
 from utils.checks.modules import optimizer_for, state_of
 
@@ -38,23 +36,20 @@ def _ratio(a: Tensor, p: float) -> Tensor:
         "with N": _ratio,
         "with N - 1": with_edit(_ratio, "correction=0 -> correction=1"),
     },
-    mistakes=edited(
-        _ratio,
-        {
-            "return var / -> return 1 / var *": "upside down: eval mode belongs on top",
-            "((var + m**2) / (1 - p) - m**2) -> (var / (1 - p))": "1 - p is right for "
-            "units of mean 0 only: what does the mean add?",
-            "(1 - p) -> (p or 1e-30)": "p is the probability to be dropped; 1 - p "
-            "units stay",
-            "(var + m**2) / (1 - p) - m**2 -> (1 - p) * (var + m**2) - ((1 - p) * m)"
-            "**2": "the units that stay are divided by 1 - p (inverted dropout)",
-            "(1 - p) - m**2 -> (1 - p)": "a variance is the mean square minus the "
-            "squared mean: subtract the mean's square in training, too",
-            "return var -> ratio = var; - m**2) -> - m**2)\n    return ratio.sqrt()": (
-                "that is the ratio of standard deviations; take the variances"
-            ),
-        },
-    ),
+    edits={
+        "return var / -> return 1 / var *": "upside down: eval mode belongs on top",
+        "((var + m**2) / (1 - p) - m**2) -> (var / (1 - p))": "1 - p is right for "
+        "units of mean 0 only: what does the mean add?",
+        "(1 - p) -> (p or 1e-30)": "p is the probability to be dropped; 1 - p units "
+        "stay",
+        "(var + m**2) / (1 - p) - m**2 -> (1 - p) * (var + m**2) - ((1 - p) * m)"
+        "**2": "the units that stay are divided by 1 - p (inverted dropout)",
+        "(1 - p) - m**2 -> (1 - p)": "a variance is the mean square minus the squared "
+        "mean: subtract the mean's square in training, too",
+        "return var -> ratio = var; - m**2) -> - m**2)\n    return ratio.sqrt()": (
+            "that is the ratio of standard deviations; take the variances"
+        ),
+    },
 )
 def dropout_ratio(answer, p: float, how: str = "") -> dict:
     """Exercise 4.1: variance in eval mode over training, behind dropout."""
@@ -143,26 +138,22 @@ def _named(model: nn.Module, decay: float) -> list[dict]:
         "parameters themselves",
     },
     right={"by the kind of layer": _groups, "with names": _named},
-    mistakes=edited(
-        _groups,
-        {
-            'isinstance(layer, LINEAR) and name == "weight" -> True': "every parameter "
-            "decays: biases and norms should not",
-            ' and name == "weight" -> ': "biases decay: they should not",
-            "isinstance(layer, LINEAR) and -> ": "the scales of norms decay: they "
-            "should not",
-            'isinstance(layer, LINEAR) and name == "weight" -> p.dim() > 1': "a layer "
-            "norm's scale can have two axes: ask for the kind of layer, not for the "
-            "number of axes",
-            "LINEAR -> nn.Linear": "convolutions decay, too",
-            "(True, False) -> (False, True)": "the two rates are swapped",
-            "0.0 -> 1e-4": "biases and norms get 0",
-            "modules() -> children()": "parameters are missing: nothing would train "
-            "them",
-            "[p for p -> [nn.Parameter(p.detach().clone()) for p": "there are "
-            "parameters that are not the model's: hand over the parameters themselves",
-        },
-    ),
+    edits={
+        'isinstance(layer, LINEAR) and name == "weight" -> True': "every parameter "
+        "decays: biases and norms should not",
+        ' and name == "weight" -> ': "biases decay: they should not",
+        "isinstance(layer, LINEAR) and -> ": "the scales of norms decay: they should "
+        "not",
+        'isinstance(layer, LINEAR) and name == "weight" -> p.dim() > 1': "a layer "
+        "norm's scale can have two axes: ask for the kind of layer, not for the "
+        "number of axes",
+        "LINEAR -> nn.Linear": "convolutions decay, too",
+        "(True, False) -> (False, True)": "the two rates are swapped",
+        "0.0 -> 1e-4": "biases and norms get 0",
+        "modules() -> children()": "parameters are missing: nothing would train them",
+        "[p for p -> [nn.Parameter(p.detach().clone()) for p": "there are parameters "
+        "that are not the model's: hand over the parameters themselves",
+    },
 )
 def decay_groups(answer, name: str, decay: float) -> dict:
     """Exercise 4.4: weights decay; biases, scales and shifts do not."""
@@ -202,16 +193,14 @@ dropout_cost = Measured(
     "and a dropout behind each ReLU",
     not_finite="use the two `RATES`",
     right=[(-33, -6), (-28, -3), (-40, -12)],
-    wrong=wrong_means(
-        {
-            "min(a, b) >= 40: 60 88": "these look like accuracies; return the "
-            "difference between the nets with and without dropout",
-            "max(map(abs, m)) <= 1.2: -0.33 -0.06": "measure in points, accuracy in %",
-            "a >= 0: 33 6": "with dropout minus without, in this order; it costs "
-            "accuracy here",
-            "a == b: -18 -18": "does the width reach `mlp`?",
-        }
-    ),
+    wrong={
+        "min(a, b) >= 40: 60 88": "these look like accuracies; return the difference "
+        "between the nets with and without dropout",
+        "max(map(abs, m)) <= 1.2: -0.33 -0.06": "measure in points, accuracy in %",
+        "a >= 0: 33 6": "with dropout minus without, in this order; it costs accuracy "
+        "here",
+        "a == b: -18 -18": "does the width reach `mlp`?",
+    },
 )
 
 
@@ -336,7 +325,7 @@ GROWS = (
 COMPANY = (
     "the output for one example depends on its batch-mates: no statistics of a batch"
 )
-LINEAR = "a block without a bend: stacked, such blocks are one linear map"
+STRAIGHT = "a block without a bend: stacked, such blocks are one linear map"
 NEVER = (
     "after 10 updates some parameters have not moved, or a block has none: a factor "
     "that is fixed at 0 lets nothing learn, and of two factors at 0 neither gets a "
@@ -354,14 +343,14 @@ NEVER = (
         "the gradient*": "the gradient at the first block is not within a factor of 10 "
         "of that at the last",
         "all of it learns": NEVER,
-        "it bends": LINEAR,
+        "it bends": STRAIGHT,
     },
     right={"a factor 1 / sqrt(depth)": _Block},
     mistakes={
         COMPANY: _WithBN,
         GROWS: (_Whole, _Normed),
         NEVER: (_Off, _Dead),
-        LINEAR: _Linear,
+        STRAIGHT: _Linear,
         "train mode and eval mode should give the same": _Drops,
         "keep the shortcut: a block adds to its input": _Bare,
     },

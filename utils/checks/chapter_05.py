@@ -11,56 +11,45 @@ from torch import nn
 from utils.checks.framework import (
     Measured,
     check,
-    edited,
     expect,
     named,
     numbers,
     per_seed,
     same,
-    wrong_means,
 )
 from utils.checks.modules import optimizer_for
 
 # name: rates with the accuracies of their seeds, "!" where the last seed diverged
 TABLES = {
     "best in the middle": "0.01: 60 62, 0.1: 95 97, 1: 92 94, 10: 10 12",
-    "exactly 5 points below the best still counts": (
-        "0.01: 60 60, 0.1: 95 95, 1: 90 90, 10: 89 89"
-    ),
+    "exactly 5 points below the best still counts": "0.01: 60 60, 0.1: 95 95, 1: 90 "
+    "90, 10: 89 89",
     "the best rate is the highest usable one": "0.1: 70 72, 0.3: 90 92, 1: 80 79",
     "all rates are usable": "0.1: 90 91, 0.2: 92 93, 0.4: 91 90",
-    "a dip in the middle, usable beyond it": (
-        "0.01: 94 92, 0.1: 80 82, 1: 93 91, 10: 20 22"
-    ),
+    "a dip in the middle, usable beyond it": "0.01: 94 92, 0.1: 80 82, 1: 93 91, 10: "
+    "20 22",
     "rates from high to low": "10: 10 10, 1: 90 92, 0.1: 95 93, 0.01: 50 52",
     "rates in no order": "0.1: 95 93, 10: 10 10, 0.01: 92 94, 1: 60 62",
-    "one seed diverged, its accuracy is nan": (
-        "0.1: 90 91 92, 1: 93 94 92, 10!: 99 98 nan"
-    ),
-    "a rate diverged for one seed, though all accuracies are finite": (
-        "0.1: 90 91 92, 1: 93 94 92, 10!: 93 92 91"
-    ),
+    "one seed diverged, its accuracy is nan": "0.1: 90 91 92, 1: 93 94 92, 10!: 99 98 "
+    "nan",
+    "a rate diverged for one seed, though all accuracies are finite": "0.1: 90 91 92, "
+    "1: 93 94 92, 10!: 93 92 91",
     "one of 24 seeds diverged, the others do best": (
         f"0.1:{' 91' * 24}, 1:{' 92' * 24}, 10!:{' 95' * 23} nan"
     ),
     "one of 24 seeds diverged, at low accuracies": (
         f"0.1:{' 20' * 24}, 1:{' 22' * 24}, 10!:{' 24' * 23} 11"
     ),
-    "the rate with the best mean diverged for one seed": (
-        "0.1: 88 87 86, 0.3: 83 82 84, 0.5: 70 71 72, 1!: 97 98 99, 10!: nan nan nan"
-    ),
-    "one seed is lucky: the mean counts, not the best seed": (
-        "0.1: 90 90 90, 1: 87 87 87, 10: 97 70 70"
-    ),
-    "one seed is unlucky: the mean counts, not the worst seed": (
-        "0.1: 90 90 90, 1: 93 93 79, 10: 40 40 40"
-    ),
-    "one seed fails: the mean counts, not the median seed": (
-        "0.1: 90 90 90, 1: 88 88 70, 10: 40 40 40"
-    ),
-    "low accuracies: 5 points, not 5 percent of the best": (
-        "0.1: 40 40, 1: 36 36, 10: 34.9 34.9"
-    ),
+    "the rate with the best mean diverged for one seed": "0.1: 88 87 86, 0.3: 83 82 "
+    "84, 0.5: 70 71 72, 1!: 97 98 99, 10!: nan nan nan",
+    "one seed is lucky: the mean counts, not the best seed": "0.1: 90 90 90, 1: 87 87 "
+    "87, 10: 97 70 70",
+    "one seed is unlucky: the mean counts, not the worst seed": "0.1: 90 90 90, 1: 93 "
+    "93 79, 10: 40 40 40",
+    "one seed fails: the mean counts, not the median seed": "0.1: 90 90 90, 1: 88 88 "
+    "70, 10: 40 40 40",
+    "low accuracies: 5 points, not 5 percent of the best": "0.1: 40 40, 1: 36 36, 10: "
+    "34.9 34.9",
     "4.6 and 5.4 points below the best": "0.1: 93.2 93, 1: 88.6 88.4, 10: 87.8 87.6",
     "5.2 points below the best": "0.1: 92.6 92.6, 1: 87.4 87.4, 10: 80 80",
     "one seed alone, one rate alone": "0.3: 55",
@@ -99,41 +88,37 @@ def _stops_at_a_dip(rates, fine, mean):
     praise=f"right on {len(TABLES)} tables",
     cases={name: (table,) for name, table in TABLES.items()},
     right={"by the definition": _highest},
-    mistakes=edited(
-        _highest,
-        {
-            "rates[fine].max() -> rates[mean.argmax()]": "that is the best rate, asked "
-            "is the highest usable one",
-            "rates[fine].max() -> np.flatnonzero(fine)[rates[fine].argmax()]": "that "
-            "is a rate's position: return the rate",
-            "rates[fine].max() -> rates[fine][-1]": "that is the last usable rate: the "
-            "rates come in any order",
-            "rates[fine].max() -> _stops_at_a_dip(rates, fine, mean)": "that stops at "
-            "the first rate that is not usable: there may be usable ones beyond",
-            "accuracy.mean(1), ~ -> np.where(diverged, 0, accuracy).mean(1), True | ": (
-                "a rate is out as soon as one seed diverged, however the others do"
-            ),
-            "accuracy.mean(1) -> np.nanmean(np.where(diverged, np.nan, accuracy), 1); "
-            "any(1) -> all(1)": "diverged runs are left out of the mean: a rate at "
-            "which a seed diverged is out",
-            "~diverged.any(1) -> np.isfinite(accuracy.mean(1))": "a run can diverge "
-            "with a finite accuracy: look at diverged",
-            "mean[alive] -> np.nan_to_num(accuracy.mean(1)); rates[fine].max() -> "
-            "rates[fine].max(initial=rates.min())": "best is meant among the rates at "
-            "which no seed diverged",
-            ">= -> >": "exactly 5 points below the best still counts",
-            "mean[alive].max() - 5 -> 0.95 * mean[alive].max()": "5 points, not 5 "
-            "percent of the best",
-            "accuracy.mean(1) -> accuracy.mean(1).round()": "compare the means as they "
-            "are, not rounded",
-            "accuracy.mean(1) -> accuracy.max(1)": "the mean over seeds counts, not "
-            "the best seed",
-            "accuracy.mean(1) -> accuracy.min(1)": "the mean over seeds counts, not "
-            "the worst seed",
-            "accuracy.mean(1) -> np.median(accuracy, 1)": "the mean over seeds counts, "
-            "not the median seed",
-        },
-    ),
+    edits={
+        "rates[fine].max() -> rates[mean.argmax()]": "that is the best rate, asked is "
+        "the highest usable one",
+        "rates[fine].max() -> np.flatnonzero(fine)[rates[fine].argmax()]": "that is a "
+        "rate's position: return the rate",
+        "rates[fine].max() -> rates[fine][-1]": "that is the last usable rate: the "
+        "rates come in any order",
+        "rates[fine].max() -> _stops_at_a_dip(rates, fine, mean)": "that stops at the "
+        "first rate that is not usable: there may be usable ones beyond",
+        "accuracy.mean(1), ~ -> np.where(diverged, 0, accuracy).mean(1), True | ": "a "
+        "rate is out as soon as one seed diverged, however the others do",
+        "accuracy.mean(1) -> np.nanmean(np.where(diverged, np.nan, accuracy), 1); "
+        "any(1) -> all(1)": "diverged runs are left out of the mean: a rate at which "
+        "a seed diverged is out",
+        "~diverged.any(1) -> np.isfinite(accuracy.mean(1))": "a run can diverge with "
+        "a finite accuracy: look at diverged",
+        "mean[alive] -> np.nan_to_num(accuracy.mean(1)); rates[fine].max() -> "
+        "rates[fine].max(initial=rates.min())": "best is meant among the rates at "
+        "which no seed diverged",
+        ">= -> >": "exactly 5 points below the best still counts",
+        "mean[alive].max() - 5 -> 0.95 * mean[alive].max()": "5 points, not 5 percent "
+        "of the best",
+        "accuracy.mean(1) -> accuracy.mean(1).round()": "compare the means as they "
+        "are, not rounded",
+        "accuracy.mean(1) -> accuracy.max(1)": "the mean over seeds counts, not the "
+        "best seed",
+        "accuracy.mean(1) -> accuracy.min(1)": "the mean over seeds counts, not the "
+        "worst seed",
+        "accuracy.mean(1) -> np.median(accuracy, 1)": "the mean over seeds counts, "
+        "not the median seed",
+    },
 )
 def highest_usable_rate(answer, table: str) -> dict:
     """Exercise 5.1: the highest rate within 5 points, no seed diverged."""
@@ -230,32 +215,29 @@ MISSING = "a parameter is in no group: it would not be trained"
         "multiply the weights in place, without a copy",
     },
     right={"by the identities": _rescale},
-    mistakes=edited(
-        _rescale,
-        {
-            "lr * a**2 -> lr * a": "the rate is a times larger; but the gradient is "
-            "1/a, and the update must be a times larger",
-            "lr * a**2 -> lr / a": SMALLER,
-            "lr * a**2 -> lr / a**2": SMALLER,
-            "lr * a**2 -> lr": "the rate of the scaled weights is that of the original",
-            "decay / a**2 -> decay": SHARE,
-            "decay / a**2 -> decay / a": SHARE,
-            "others, lr=lr -> others, lr=lr * a**2": "only the scaled weights need "
-            "another rate",
-            "lr=lr, weight_decay=weight_decay -> lr=lr, weight_decay=0.0": KEEP,
-            "lr=lr, weight_decay=weight_decay -> lr=lr, "
-            "weight_decay=weight_decay / a**2": KEEP,
-            "scaled = [ -> lr, scaled = 0.2, [": "the rate is fixed: use the lr that "
-            "was given",
-            "_before_bn -> _before_some_bn": DIRECTLY,
-            "_before_bn(model) -> [m for m in model if isinstance(m, nn.Linear)]": (
-                DIRECTLY
-            ),
-            "w.data.mul_(a) -> pass": STANDS,
-            "mul_(a) -> mul_(a**2)": STANDS,
-            "if not any -> if p is not model[-1].weight and not any": MISSING,
-        },
-    ),
+    edits={
+        "lr * a**2 -> lr * a": "the rate is a times larger; but the gradient is 1/a, "
+        "and the update must be a times larger",
+        "lr * a**2 -> lr / a": SMALLER,
+        "lr * a**2 -> lr / a**2": SMALLER,
+        "lr * a**2 -> lr": "the rate of the scaled weights is that of the original",
+        "decay / a**2 -> decay": SHARE,
+        "decay / a**2 -> decay / a": SHARE,
+        "others, lr=lr -> others, lr=lr * a**2": "only the scaled weights need "
+        "another rate",
+        "lr=lr, weight_decay=weight_decay -> lr=lr, weight_decay=0.0": KEEP,
+        "lr=lr, weight_decay=weight_decay -> lr=lr, "
+        "weight_decay=weight_decay / a**2": KEEP,
+        "scaled = [ -> lr, scaled = 0.2, [": "the rate is fixed: use the lr that was "
+        "given",
+        "_before_bn -> _before_some_bn": DIRECTLY,
+        "_before_bn(model) -> [m for m in model if isinstance(m, nn.Linear)]": (
+            DIRECTLY
+        ),
+        "w.data.mul_(a) -> pass": STANDS,
+        "mul_(a) -> mul_(a**2)": STANDS,
+        "if not any -> if p is not model[-1].weight and not any": MISSING,
+    },
 )
 def rescale(answer, a: float, lr: float, wd: tuple, name: str) -> dict:
     """Exercise 5.2: scaled weights, and groups that train the same."""
@@ -317,22 +299,20 @@ held_at = Measured(
     read=_rates,
     fake=lambda means: means[0] * 1.5 ** np.linspace(-1, 1, 13),
     right=[(1.0, 2.8), (0.8, 2.2), (1.2, 4.0)],
-    wrong=wrong_means(
-        {
-            f"a >= {HELD_AT_ONE[1]}: 5 9": "with He's length, without the brake, it is "
-            "about 1; are the lengths held?",
-            f"a <= {HELD_AT_ONE[0]}: 0.1 0.3": "with He's length it is about 1; does "
-            "your grid reach high enough, is it `highest` (not the best rate), after "
-            "200 updates?",
-            "a == b: 1 1": "the same for both; does `a` reach the initial weights?",
-            "b < a: 1 0.4": "longer weights turn less at the same rate, so they bear a "
-            "larger one; multiply by a, do not divide",
-            f"b <= {HELD_RATIO[0]} * a: 1 1.2": "does your grid reach high enough for "
-            "a = 3, up to 10?",
-            f"b >= {HELD_RATIO[1]} * a: 1 9": "we expect a smaller step up; do you run "
-            "the nets, at a = 3, not 9?",
-        }
-    ),
+    wrong={
+        f"a >= {HELD_AT_ONE[1]}: 5 9": "with He's length, without the brake, it is "
+        "about 1; are the lengths held?",
+        f"a <= {HELD_AT_ONE[0]}: 0.1 0.3": "with He's length it is about 1; does "
+        "your grid reach high enough, is it `highest` (not the best rate), after "
+        "200 updates?",
+        "a == b: 1 1": "the same for both; does `a` reach the initial weights?",
+        "b < a: 1 0.4": "longer weights turn less at the same rate, so they bear a "
+        "larger one; multiply by a, do not divide",
+        f"b <= {HELD_RATIO[0]} * a: 1 1.2": "does your grid reach high enough for "
+        "a = 3, up to 10?",
+        f"b >= {HELD_RATIO[1]} * a: 1 9": "we expect a smaller step up; do you run "
+        "the nets, at a = 3, not 9?",
+    },
 )
 
 

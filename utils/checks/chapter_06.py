@@ -8,16 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from utils.checks.framework import (
-    Measured,
-    as_said,
-    check,
-    edited,
-    expect,
-    named,
-    numbers,
-    wrong_means,
-)
+from utils.checks.framework import Measured, as_said, check, expect, named, numbers
 from utils.checks.modules import observe_layer
 
 # Exercise 6.3: error with this ε minus that with 1e-5, points, over seed sets
@@ -73,30 +64,27 @@ def _exact(x: Tensor, error: float) -> int:
     ),
     tolerance=(0.0, 4.0),
     right={"the law": _needed, "the exact law": _exact},
-    mistakes=edited(
-        _needed,
-        {
-            "kappa.max().item() - 1 -> 2": "that is right for normal features only: "
-            "measure κ",
-            "kappa.max().item() - 1 -> 1": "that is the number for the mean, not for "
-            "the variance",
-            "error**2 -> error": "the relative standard deviation is the root",
-            "item() - 1 -> item()": "the law has κ - 1, not κ",
-            "item() - 1 -> item() - 4": "κ here is 3 for a normal distribution: it is "
-            "not the excess κ - 3",
-            "item() - 1 -> item() + 2": "κ is 3 for a normal distribution: add nothing",
-            "kappa.max() -> kappa.min()": "it must be enough for every feature, also "
-            "for the worst",
-            "kappa.max() -> kappa.mean()": "it must be enough for every feature, not "
-            "on average",
-            "kappa.max() -> kappa[0]": "it must be enough for every feature, not for "
-            "the first",
-            "kappa.max() -> kappa[c.var(0).argmax()]": "it must be enough for every "
-            "feature, not for the one with the largest variance",
-            " - x.detach().mean(0) -> ": "take the moments about the mean: subtract it "
-            "first",
-        },
-    ),
+    edits={
+        "kappa.max().item() - 1 -> 2": "that is right for normal features only: "
+        "measure κ",
+        "kappa.max().item() - 1 -> 1": "that is the number for the mean, not for the "
+        "variance",
+        "error**2 -> error": "the relative standard deviation is the root",
+        "item() - 1 -> item()": "the law has κ - 1, not κ",
+        "item() - 1 -> item() - 4": "κ here is 3 for a normal distribution: it is not "
+        "the excess κ - 3",
+        "item() - 1 -> item() + 2": "κ is 3 for a normal distribution: add nothing",
+        "kappa.max() -> kappa.min()": "it must be enough for every feature, also for "
+        "the worst",
+        "kappa.max() -> kappa.mean()": "it must be enough for every feature, not on "
+        "average",
+        "kappa.max() -> kappa[0]": "it must be enough for every feature, not for the "
+        "first",
+        "kappa.max() -> kappa[c.var(0).argmax()]": "it must be enough for every "
+        "feature, not for the one with the largest variance",
+        " - x.detach().mean(0) -> ": "take the moments about the mean: subtract it "
+        "first",
+    },
 )
 def images_needed(answer, name: str, error: float, how: str = "") -> dict:
     """Exercise 6.2: the smallest batch size for a variance that good."""
@@ -209,27 +197,20 @@ OWN = dict(eps=0.1, momentum=0.4)
         "the mode of*": "it leaves the layer in another mode",
     },
     right={"the layer on each group": _ghost},
-    mistakes=edited(
-        _ghost,
-        {
-            "_parts(x, size) -> [x]": "that is one batch: normalise each group by "
-            "itself",
-            "_parts(x, size) -> x.chunk(size) if len(x) >= 2 * size else [x]": "`size` "
-            "is the number of examples in a group, not the number of groups",
-            "_parts( -> _long_last(": "a last group of one example joins the group "
-            "before it; a longer one stays by itself",
-            "layer(part) -> _by_hand(layer, part, 1e-5)": FIXED,
-            "layer(part) -> _by_hand(layer, part, 1e-5, momentum=layer.momentum)": (
-                FIXED
-            ),
-            "layer(part) -> _by_hand(layer, part, layer.eps, weight=None, bias=None)": (
-                "the layer's γ and β are missing"
-            ),
-            "return y -> layer.eval()\n    return y": "it leaves the layer in another "
-            "mode",
-        },
-    )
-    | {
+    edits={
+        "_parts(x, size) -> [x]": "that is one batch: normalise each group by itself",
+        "_parts(x, size) -> x.chunk(size) if len(x) >= 2 * size else [x]": "`size` is "
+        "the number of examples in a group, not the number of groups",
+        "_parts( -> _long_last(": "a last group of one example joins the group before "
+        "it; a longer one stays by itself",
+        "layer(part) -> _by_hand(layer, part, 1e-5)": FIXED,
+        "layer(part) -> _by_hand(layer, part, 1e-5, momentum=layer.momentum)": (FIXED),
+        "layer(part) -> _by_hand(layer, part, layer.eps, weight=None, bias=None)": (
+            "the layer's γ and β are missing"
+        ),
+        "return y -> layer.eval()\n    return y": "it leaves the layer in another mode",
+    },
+    mistakes={
         "a group is consecutive examples, not every k-th one": _interleaved,
         "in eval mode it should use the stored statistics": _as_if_training,
         "the memory should be updated once per group, not once per batch": _once,
@@ -253,16 +234,14 @@ epsilon_gain = Measured(
     asked="after 128 updates in batches of 2, each net at the best of the four rates",
     not_finite="use the rates of `rates(-3, 0)`",
     right=[(-20, 15), (-10, 25), (-30, 6)],
-    wrong=wrong_means(
-        {
-            "a == b: -20 -20": "does ε reach the layers?",
-            "max(map(abs, m)) <= 1.2: -0.2 0.15": "measure in points, error in %",
-            "min(a, b) >= 33: 40 75": "these look like errors; return the difference "
-            "to the nets with ε = 1e-5, seed by seed",
-            "a > 0 > b: 20 -15": "the other way round; it is the error, not the "
-            "accuracy, with ε minus that with 1e-5",
-        }
-    ),
+    wrong={
+        "a == b: -20 -20": "does ε reach the layers?",
+        "max(map(abs, m)) <= 1.2: -0.2 0.15": "measure in points, error in %",
+        "min(a, b) >= 33: 40 75": "these look like errors; return the difference to "
+        "the nets with ε = 1e-5, seed by seed",
+        "a > 0 > b: 20 -15": "the other way round; it is the error, not the accuracy, "
+        "with ε minus that with 1e-5",
+    },
 )
 
 

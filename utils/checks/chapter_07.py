@@ -13,12 +13,10 @@ from utils.checks.framework import (
     Guarded,
     Measured,
     check,
-    edited,
     expect,
     named,
     numbers,
     same,
-    wrong_means,
 )
 from utils.checks.modules import observe_layer
 
@@ -42,23 +40,20 @@ _NEARLY = (
     ),
     tolerance=(1e-4, 1e-6),
     right={"in closed form": _of_two},
-    mistakes=edited(
-        _of_two,
-        {
-            "a - b -> b - a": "the sign is reversed: when a > b, a lies above the mean",
-            "half**2 -> 2 * half**2": "that is the variance divided by N - 1; to "
-            "normalise, BN divides by N",
-            "(half**2 + eps).sqrt() -> (half.abs() + eps)": "eps is added to the "
-            "variance, under the root, not to its root",
-            "+ eps -> + 1e-5": "eps is fixed at 1e-5: use the one that is given",
-            "half / (half**2 + eps).sqrt() -> torch.sign(half)": _NEARLY,
-            " + eps -> ": _NEARLY,
-            "return half -> return 2 * half": "half the difference is the distance to "
-            "the mean: halve it above, too",
-            "(half**2 -> (4 * half**2": "the variance is a quarter of the squared "
-            "difference",
-        },
-    ),
+    edits={
+        "a - b -> b - a": "the sign is reversed: when a > b, a lies above the mean",
+        "half**2 -> 2 * half**2": "that is the variance divided by N - 1; to "
+        "normalise, BN divides by N",
+        "(half**2 + eps).sqrt() -> (half.abs() + eps)": "eps is added to the "
+        "variance, under the root, not to its root",
+        "+ eps -> + 1e-5": "eps is fixed at 1e-5: use the one that is given",
+        "half / (half**2 + eps).sqrt() -> torch.sign(half)": _NEARLY,
+        " + eps -> ": _NEARLY,
+        "return half -> return 2 * half": "half the difference is the distance to the "
+        "mean: halve it above, too",
+        "(half**2 -> (4 * half**2": "the variance is a quarter of the squared "
+        "difference",
+    },
 )
 def batch_of_two(answer: Callable, shape: tuple, eps: tuple, how: str = "") -> dict:
     """Exercise 7.3: the normalised value of a in the batch {a, b}."""
@@ -128,8 +123,8 @@ MODE = "it leaves the layer in another mode"
     ),
     tolerance=(1e-6, 1e-8),
     hints={
-        "the output": "the output is not that of the layer in this mode; mind γ, β and "
-        "the layer's own eps",
+        "the output": "the output is not that of the layer in this mode; mind γ, β "
+        "and the layer's own eps",
         "whether*": "no gradient can flow through the output",
         "the gradient*": "the gradient to γ, β or x is not the layer's",
         "the mode of*": MODE,
@@ -139,26 +134,23 @@ MODE = "it leaves the layer in another mode"
         "values, and stay as it was where not",
     },
     right={"with the function": _careful},
-    mistakes=edited(
-        _careful,
-        {
-            "x.numel() // x.shape[1] -> len(x)": ENOUGH,
-            ">= -> >": ENOUGH,
-            ">= at_least -> > 1": TOO_FEW,
-            "_stored(layer, x) -> _stored(layer, x, eps=1e-5)": "without enough values "
-            "take the layer's own eps",
-            "_stored(layer, x) -> _stored(layer, x, weight=None, bias=None)": "without "
-            "enough values γ and β are missing",
-            "_stored(layer, x) -> layer.eval()(x)": MODE,
-            "return layer(x) -> y = layer(x), layer.eval()\n        return y[0]": MODE,
-            "_stored(layer, x) -> _stored(layer.train(), x)": MODE,
-            "_stored(layer, x) -> _stored(layer, x).detach()": "no gradient can flow "
-            "through the output",
-            "return layer(x) -> return _by_function(layer, x)": "where there are "
-            "enough values, let the layer itself run: it counts batches, and momentum "
-            "None needs the count",
-        },
-    ),
+    edits={
+        "x.numel() // x.shape[1] -> len(x)": ENOUGH,
+        ">= -> >": ENOUGH,
+        ">= at_least -> > 1": TOO_FEW,
+        "_stored(layer, x) -> _stored(layer, x, eps=1e-5)": "without enough values "
+        "take the layer's own eps",
+        "_stored(layer, x) -> _stored(layer, x, weight=None, bias=None)": "without "
+        "enough values γ and β are missing",
+        "_stored(layer, x) -> layer.eval()(x)": MODE,
+        "return layer(x) -> y = layer(x), layer.eval()\n        return y[0]": MODE,
+        "_stored(layer, x) -> _stored(layer.train(), x)": MODE,
+        "_stored(layer, x) -> _stored(layer, x).detach()": "no gradient can flow "
+        "through the output",
+        "return layer(x) -> return _by_function(layer, x)": "where there are enough "
+        "values, let the layer itself run: it counts batches, and momentum None needs "
+        "the count",
+    },
 )
 def careful(
     answer: Callable, name: str, at_least: int, mode: str, options: dict, how: str = ""
@@ -179,15 +171,12 @@ layer_cost = Measured(
     said="{:.1f} points in the first layer, {:.1f} in the second",
     asked="after 80 updates in batches of 8, each net at the best of its rates",
     right=[(2.0, 8.0), (-1.0, 3.0), (10, 20)],
-    wrong=wrong_means(
-        {
-            "max(map(abs, m)) >= 40: 80 75": "these look like accuracies, or like the "
-            "last layer's loss",
-            "a == b: 5 5": "does `place` reach the net?",
-            "max(map(abs, m)) <= 0.35: 0.02 0.08": "measure in points, with accuracy "
-            "in %",
-        }
-    ),
+    wrong={
+        "max(map(abs, m)) >= 40: 80 75": "these look like accuracies, or like the "
+        "last layer's loss",
+        "a == b: 5 5": "does `place` reach the net?",
+        "max(map(abs, m)) <= 0.35: 0.02 0.08": "measure in points, with accuracy in %",
+    },
 )
 
 

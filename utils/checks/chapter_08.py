@@ -13,11 +13,9 @@ from utils.checks.framework import (
     Measured,
     as_said,
     check,
-    edited,
     expect,
     named,
     numbers,
-    wrong_means,
 )
 from utils.checks.modules import fill
 from utils.checks.norms import COMMON, EPSILONS, GRAPH, examine_norm, wide
@@ -60,27 +58,24 @@ _SHAPES += [((1, 4, 2, 3), 4), ((3, 4, 3), 1), ((2, 8, 2, 2, 3), 2)]
         ((4, 6), 3, (1e-2,), "no gradients asked"),
     ),
     hints=GRAPH,
-    right={"PyTorch": F.group_norm, "by the definition": _group_norm},
-    mistakes=edited(
-        _group_norm,
-        COMMON
-        | {
-            "(2, 3) -> (0, 2, 3)": "the statistics run over the examples, too; each "
-            "example has its own",
-            "(2, 3) -> (3,)": "the statistics are taken for each channel (that is "
-            "instance norm); a group's channels belong together",
-            "(2, 3) -> (2,)": "the statistics run position by position; a group's "
-            "positions belong together",
-            "(2, 3) -> (1, 2, 3)": "the statistics run over all channels (that is "
-            "layer norm); each group has its own",
-            "groups, x.shape[1] // groups -> x.shape[1] // groups, groups": "`groups` "
-            "is the number of groups, not of channels in one",
-            "(2, 3) -> (0, 3)": "that is batch norm",
-        },
-    )
+    right={"by the definition": _group_norm, "PyTorch": F.group_norm},
+    edits=COMMON
     | {
+        "(2, 3) -> (0, 2, 3)": "the statistics run over the examples, too; each "
+        "example has its own",
+        "(2, 3) -> (3,)": "the statistics are taken for each channel (that is "
+        "instance norm); a group's channels belong together",
+        "(2, 3) -> (2,)": "the statistics run position by position; a group's "
+        "positions belong together",
+        "(2, 3) -> (1, 2, 3)": "the statistics run over all channels (that is layer "
+        "norm); each group has its own",
+        "groups, x.shape[1] // groups -> x.shape[1] // groups, groups": "`groups` is "
+        "the number of groups, not of channels in one",
+        "(2, 3) -> (0, 3)": "that is batch norm",
+    },
+    mistakes={
         "a group is a run of neighbouring channels (0, 1, 2, ...), not channels "
-        "far apart": _far_apart,
+        "far apart": _far_apart
     },
 )
 def group_norm(answer, shape: tuple, groups: int, eps: tuple, how: str = "") -> dict:
@@ -106,43 +101,40 @@ def _renorm(mean, var, running_mean, running_var, r_max, d_max, eps=1e-5):
         ],
     ),
     right={"by the definition": _renorm},
-    mistakes=edited(
-        _renorm,
-        {
-            "(s_batch / s) -> (s / s_batch)": "r is upside down: it is the batch's "
-            "standard deviation over the running one",
-            ".clamp(1 / r_max, r_max) -> ": "r is not clipped",
-            "(1 / r_max, r_max) -> (None, r_max)": "r has no lower bound: it is 1 / "
-            "r_max, not -r_max",
-            "(1 / r_max, r_max) -> (1 / r_max)": "r has a lower bound only; the upper "
-            "one is r_max",
-            "(s_batch / s) -> (s_batch / s).square()": "r is a ratio of standard "
-            "deviations, not of variances",
-            " + eps -> ": "eps is missing; add it to both variances",
-            "(var + eps).sqrt(), (running_var + eps).sqrt() -> var.sqrt() + eps, "
-            "running_var.sqrt() + eps": "eps belongs under the root",
-            "+ eps -> + 1e-5": "eps is fixed at 1e-5: use the one that is given",
-            "r.detach(), d.detach() -> d.detach(), r.detach()": "r and d are swapped: "
-            "return r, d",
-            "mean - running_mean -> running_mean - mean": "d has the wrong sign: the "
-            "batch's mean minus the running one",
-            "running_mean) / s -> running_mean) / s_batch": "d is divided by the "
-            "running standard deviation, not by the batch's",
-            "running_mean) / s -> running_mean) / s**2": "d is divided by the standard "
-            "deviation, not by the variance",
-            "running_mean) / s -> running_mean)": "d is not divided by the running "
-            "standard deviation",
-            ".clamp(-d_max, d_max) -> ": "d is not clipped",
-            "(-d_max, d_max) -> (None, d_max)": "d has an upper bound only; the lower "
-            "one is -d_max",
-            "(-d_max, d_max) -> (0, d_max)": "the bounds of d are -d_max and d_max, "
-            "not 0 and d_max",
-            "(-d_max, d_max) -> (1 / d_max if d_max else 0, d_max)": "the bounds of d "
-            "are -d_max and d_max, not 1 / d_max and d_max",
-            ".detach() -> ": "r and d are right, but a gradient flows through them: "
-            "batch renorm treats them as constants; use .detach()",
-        },
-    ),
+    edits={
+        "(s_batch / s) -> (s / s_batch)": "r is upside down: it is the batch's "
+        "standard deviation over the running one",
+        ".clamp(1 / r_max, r_max) -> ": "r is not clipped",
+        "(1 / r_max, r_max) -> (None, r_max)": "r has no lower bound: it is 1 / "
+        "r_max, not -r_max",
+        "(1 / r_max, r_max) -> (1 / r_max)": "r has a lower bound only; the upper one "
+        "is r_max",
+        "(s_batch / s) -> (s_batch / s).square()": "r is a ratio of standard "
+        "deviations, not of variances",
+        " + eps -> ": "eps is missing; add it to both variances",
+        "(var + eps).sqrt(), (running_var + eps).sqrt() -> var.sqrt() + eps, "
+        "running_var.sqrt() + eps": "eps belongs under the root",
+        "+ eps -> + 1e-5": "eps is fixed at 1e-5: use the one that is given",
+        "r.detach(), d.detach() -> d.detach(), r.detach()": "r and d are swapped: "
+        "return r, d",
+        "mean - running_mean -> running_mean - mean": "d has the wrong sign: the "
+        "batch's mean minus the running one",
+        "running_mean) / s -> running_mean) / s_batch": "d is divided by the running "
+        "standard deviation, not by the batch's",
+        "running_mean) / s -> running_mean) / s**2": "d is divided by the standard "
+        "deviation, not by the variance",
+        "running_mean) / s -> running_mean)": "d is not divided by the running "
+        "standard deviation",
+        ".clamp(-d_max, d_max) -> ": "d is not clipped",
+        "(-d_max, d_max) -> (None, d_max)": "d has an upper bound only; the lower one "
+        "is -d_max",
+        "(-d_max, d_max) -> (0, d_max)": "the bounds of d are -d_max and d_max, not 0 "
+        "and d_max",
+        "(-d_max, d_max) -> (1 / d_max if d_max else 0, d_max)": "the bounds of d are "
+        "-d_max and d_max, not 1 / d_max and d_max",
+        ".detach() -> ": "r and d are right, but a gradient flows through them: batch "
+        "renorm treats them as constants; use .detach()",
+    },
 )
 def renorm_r_d(answer, r_max: float, d_max: float, eps: tuple, how: str = "") -> dict:
     """Exercise 8.3: the correction of batch renormalization, without gradient."""
@@ -170,22 +162,19 @@ group_cost = Measured(
     asked="after 128 updates in batches of 32, each net at the rate that is best on "
     "the validation images",
     right=[(0.5, 75), (-0.6, 60)],
-    wrong=wrong_means(
-        {
-            "a == b: 3 3": "does `values` reach the norm?",
-            "max(map(abs, m)) <= 1.2: 0.4 0.6": "is `values` the number of groups? It "
-            "is that of the features in one; a layer has 32. (And measure in points.)",
-            "b <= -5: -0.5 -75": "the error of group norm minus that of layer norm, in "
-            "this order",
-            "a >= 30: 90 15": "these look like accuracies; return a difference of "
-            "errors",
-            f"a > {EIGHT_COST[1]} and b > {TWO_COST[0]}: 9 84": "these look like "
-            "errors; subtract those of layer norm, at the same budget of 128 updates",
-            f"b <= {TWO_COST[0]}: 1.5 2.5": "groups of 2 features should do much "
-            "worse. `values` is the number of features in a group, and a layer of 32 "
-            "has 32 // values groups",
-        }
-    ),
+    wrong={
+        "a == b: 3 3": "does `values` reach the norm?",
+        "max(map(abs, m)) <= 1.2: 0.4 0.6": "is `values` the number of groups? It is "
+        "that of the features in one; a layer has 32. (And measure in points.)",
+        "b <= -5: -0.5 -75": "the error of group norm minus that of layer norm, in "
+        "this order",
+        "a >= 30: 90 15": "these look like accuracies; return a difference of errors",
+        f"a > {EIGHT_COST[1]} and b > {TWO_COST[0]}: 9 84": "these look like "
+        "errors; subtract those of layer norm, at the same budget of 128 updates",
+        f"b <= {TWO_COST[0]}: 1.5 2.5": "groups of 2 features should do much "
+        "worse. `values` is the number of features in a group, and a layer of 32 "
+        "has 32 // values groups",
+    },
 )
 
 

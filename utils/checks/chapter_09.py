@@ -3,15 +3,7 @@
 import torch
 from torch import Tensor
 
-from utils.checks.framework import (
-    Measured,
-    check,
-    edited,
-    expect,
-    named,
-    numbers,
-    wrong_means,
-)
+from utils.checks.framework import Measured, check, expect, named, numbers
 
 
 def _merge(counts: Tensor, means: Tensor, variances: Tensor) -> tuple:
@@ -46,31 +38,28 @@ def _squares(counts: Tensor, means: Tensor, variances: Tensor) -> tuple:
     ),
     tolerance=(1e-4, 1e-9),
     right={"by shares": _merge},
-    mistakes=edited(
-        _merge,
-        {
-            "mean, var -> var, mean": "the mean comes first, then the variance",
-            "mean = (share * means).sum(0) -> mean = means.mean(0)": "weigh each "
-            "device's mean by its count",
-            " + (share * gap**2).sum(0) -> ": "the devices' means differ, and their "
-            "distance from the common mean is variance, too",
-            "(share * variances).sum(0) + (share * gap**2).sum(0) -> variances.mean(0) "
-            "+ (gap**2).mean(0)": "weigh each device's variance by its count",
-            "(share * gap**2).sum(0) -> (gap**2).mean(0)": "weigh the squared "
-            "distances of the means by the counts, too",
-            "(share * variances).sum(0) -> variances.mean(0)": "weigh the variances by "
-            "the counts, too",
-            "mean, var -> mean, var * n / (n - 1)": "divide by the total count, not by "
-            "the total minus 1",
-            "mean, var -> mean, var.sqrt()": "the variance is wanted, not the standard "
-            "deviation",
-            "gap**2 -> gap.abs()": "the deviation of the means is squared",
-            "mean, var -> mean, var * n": "that is the sum of squares: divide by the "
-            "total count",
-        },
-    )
-    | {
-        "at a large mean it subtracts two large numbers: the digits are lost": _squares,
+    edits={
+        "mean, var -> var, mean": "the mean comes first, then the variance",
+        "mean = (share * means).sum(0) -> mean = means.mean(0)": "weigh each device's "
+        "mean by its count",
+        " + (share * gap**2).sum(0) -> ": "the devices' means differ, and their "
+        "distance from the common mean is variance, too",
+        "(share * variances).sum(0) + (share * gap**2).sum(0) -> variances.mean(0) + "
+        "(gap**2).mean(0)": "weigh each device's variance by its count",
+        "(share * gap**2).sum(0) -> (gap**2).mean(0)": "weigh the squared distances "
+        "of the means by the counts, too",
+        "(share * variances).sum(0) -> variances.mean(0)": "weigh the variances by "
+        "the counts, too",
+        "mean, var -> mean, var * n / (n - 1)": "divide by the total count, not by "
+        "the total minus 1",
+        "mean, var -> mean, var.sqrt()": "the variance is wanted, not the standard "
+        "deviation",
+        "gap**2 -> gap.abs()": "the deviation of the means is squared",
+        "mean, var -> mean, var * n": "that is the sum of squares: divide by the "
+        "total count",
+    },
+    mistakes={
+        "at a large mean it subtracts two large numbers: the digits are lost": _squares
     },
 )
 def merge(answer, counts: tuple, at: tuple, channels: int, how: str = "") -> dict:
@@ -106,14 +95,12 @@ sorted_devices = Measured(
     "and all devices' statistics kept",
     not_finite="take the best rate, `at_best`, which leaves diverged runs out",
     right=[(-3.0,), (-1.0,), (-8.0,)],
-    wrong=wrong_means(
-        {
-            "a >= 30: 85": "the sorted net cannot be so much better: subtract "
-            "`accuracy[8]` from it",
-            "a >= 1: 3": "sorting does not gain accuracy here: is it sorted *minus* "
-            "shuffled, and are there 8 images per device?",
-            "a >= -0.3: 0.1": "that is too little: sort each batch by its labels, "
-            "`y[i]`, with 8 images per device",
-        }
-    ),
+    wrong={
+        "a >= 30: 85": "the sorted net cannot be so much better: subtract "
+        "`accuracy[8]` from it",
+        "a >= 1: 3": "sorting does not gain accuracy here: is it sorted *minus* "
+        "shuffled, and are there 8 images per device?",
+        "a >= -0.3: 0.1": "that is too little: sort each batch by its labels, `y[i]`, "
+        "with 8 images per device",
+    },
 )

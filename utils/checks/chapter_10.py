@@ -13,12 +13,10 @@ from utils.checks.framework import (
     Measured,
     Raised,
     check,
-    edited,
     expect,
     named,
     same,
     with_edit,
-    wrong_means,
 )
 from utils.checks.modules import fill, state_of
 
@@ -170,13 +168,12 @@ def _unless(obstacle: str) -> str:
         "right to its rounding": "wrong by more than its rounding",
     },
     right={"by the definition": _fold},
-    mistakes=edited(
-        _fold,
+    edits=(
         {f"s = gamma / (var + bn.eps).sqrt() -> s = {s}": h for s, h in FACTORS.items()}
         | {f"(layer, s) -> (layer, {s})": h for s, h in FACTORS.items()}
         | {
-            "_rows( -> _first_axis(": "wrong weight: which axis of a transposed weight "
-            "holds the outputs?",
+            "_rows( -> _first_axis(": "wrong weight: which axis of a transposed "
+            "weight holds the outputs?",
             "_rows( -> _one_group(": "wrong weight: the first axis of a transposed "
             "weight comes in blocks, one for each group",
             "_rows( -> _inputs(": "scale along the outputs, not along the inputs",
@@ -202,7 +199,7 @@ def _unless(obstacle: str) -> str:
             _unless("statistics"): f"running_stats=False, {_REFUSE}: {REFUSED}",
             _unless("channels"): f"channels=2, {_REFUSE}: {REFUSED}",
             _unless("kind"): f"LeakyReLU 0.01, {_REFUSE}: {REFUSED}",
-        },
+        }
     ),
 )
 def fold(
@@ -216,8 +213,12 @@ def fold(
         nn.BatchNorm1d if dims < 4 else nn.BatchNorm2d,
         norm.pop("training", False),
     )
-    bn = fill(bn_kind(norm.pop("channels", 4), **norm)).to(dtype).train(training)
     layer.train(len(norm) % 2 == 0)  # its mode must not matter
+    no_bias = norm.pop("bias", True) is False
+    bn = bn_kind(norm.pop("channels", 4), **norm)
+    if no_bias:  # as bias=False makes it, an argument that PyTorch 2.11 lacks
+        bn.bias = None
+    bn = fill(bn).to(dtype).train(training)
     half = how.startswith("in float16")
     layer, bn = (
         layer.half() if half else layer,
@@ -280,16 +281,14 @@ one_by_one = Measured(
     "dark test images",
     not_finite="scores are finite: is the variance?",
     right=[(-31, -2, -59)],
-    wrong=wrong_means(
-        {
-            "max(m) >= 30: 57 86 29": "these look like accuracies, or like all at once "
-            "minus singly: return singly minus all at once",
-            "min(m) >= -1.2: -0.31 -0.02 -0.59": "measure in points, accuracy in %; "
-            "does the momentum reach the layers, and are the images shown one at a "
-            "time, in train mode?",
-            "len(set(m)) < len(m): -5 -5 -5": "does the momentum reach every BN layer?",
-        }
-    ),
+    wrong={
+        "max(m) >= 30: 57 86 29": "these look like accuracies, or like all at once "
+        "minus singly: return singly minus all at once",
+        "min(m) >= -1.2: -0.31 -0.02 -0.59": "measure in points, accuracy in %; does "
+        "the momentum reach the layers, and are the images shown one at a time, in "
+        "train mode?",
+        "len(set(m)) < len(m): -5 -5 -5": "does the momentum reach every BN layer?",
+    },
 )
 
 
@@ -406,55 +405,52 @@ ADAPT_HINTS = {
             _adapt, "momentum = 1.0 -> momentum = None\n        m.reset_running_stats()"
         ),
     },
-    mistakes=edited(
-        _adapt,
-        {
-            "model.eval() -> model.train()": "is dropout off while it measures?",
-            "m.training = mode -> pass": ADAPT_HINTS["the mode of *"],
-            "m.training = mode -> model.train(modes[model])": (
-                ADAPT_HINTS["the mode of *"]
-            ),
-            "m.momentum = momentum -> pass": ADAPT_HINTS["*momentum"],
-            "1.0 -> 0.1": PART,
-            "1.0 -> 0.3": PART,
-            "1.0 -> 0.5": PART,
-            "in momenta: -> in [m for m in momenta if modes[m] or not modes[model]]:": (
-                "the old mean is still stored in a layer that is in eval mode: it is "
-                "to be measured, too"
-            ),
-            "in momenta: -> in [m for m in momenta if m in [*model]]:": "the old mean "
-            "is still stored in nested layers: model.modules() reaches them",
-            "in momenta: -> in []:": "the old mean is still stored: is the layer in "
-            "train mode for x?",
-            "no_grad() -> enable_grad(); model(x) -> model(x).sum().backward()": (
-                ADAPT_HINTS["*'s gradient"]
-            ),
-            "return -> model.zero_grad()\n    return": ADAPT_HINTS["*'s gradient"],
-            "return -> for m in momenta: m.running_mean = m.running_mean + 0 * "
-            "model[0].weight.sum()\n    return": (
-                ADAPT_HINTS["*running_*'s requires_grad"]
-            ),
-            "model.eval() -> return _layer_by_layer(model, x, correction=0)": "the "
-            "mean is right, the variance is not: divide by N - 1",
-            "model.eval() -> return _layer_by_layer(model, x, at_once=True)": "each "
-            "layer is measured on what the layers before make with the old "
-            "statistics: use those of x",
-            "return -> model.requires_grad_(False)\n    return": (
-                ADAPT_HINTS["*'s requires_grad"]
-            ),
-            "return -> m.register_forward_hook(print)\n    return": (
-                ADAPT_HINTS["the number of hooks"]
-            ),
-            "return -> for m in modes: m.__dict__.update({'p': 0.0} if hasattr(m, 'p') "
-            "else {})\n    return": ADAPT_HINTS["*.p"],
-            "return -> for m in momenta: m.track_running_stats = False\n    return": (
-                ADAPT_HINTS["*track_running_stats"]
-            ),
-            "modes = -> model = copy.deepcopy(model)\n    modes =": (
-                ADAPT_HINTS["the model itself"]
-            ),
-        },
-    ),
+    edits={
+        "model.eval() -> model.train()": "is dropout off while it measures?",
+        "m.training = mode -> pass": ADAPT_HINTS["the mode of *"],
+        "m.training = mode -> model.train(modes[model])": (
+            ADAPT_HINTS["the mode of *"]
+        ),
+        "m.momentum = momentum -> pass": ADAPT_HINTS["*momentum"],
+        "1.0 -> 0.1": PART,
+        "1.0 -> 0.3": PART,
+        "1.0 -> 0.5": PART,
+        "in momenta: -> in [m for m in momenta if modes[m] or not modes[model]]:": (
+            "the old mean is still stored in a layer that is in eval mode: it is "
+            "to be measured, too"
+        ),
+        "in momenta: -> in [m for m in momenta if m in [*model]]:": "the old mean is "
+        "still stored in nested layers: model.modules() reaches them",
+        "in momenta: -> in []:": "the old mean is still stored: is the layer in train "
+        "mode for x?",
+        "no_grad() -> enable_grad(); model(x) -> model(x).sum().backward()": (
+            ADAPT_HINTS["*'s gradient"]
+        ),
+        "return -> model.zero_grad()\n    return": ADAPT_HINTS["*'s gradient"],
+        "return -> for m in momenta: m.running_mean = m.running_mean + 0 * "
+        "model[0].weight.sum()\n    return": (
+            ADAPT_HINTS["*running_*'s requires_grad"]
+        ),
+        "model.eval() -> return _layer_by_layer(model, x, correction=0)": "the mean "
+        "is right, the variance is not: divide by N - 1",
+        "model.eval() -> return _layer_by_layer(model, x, at_once=True)": "each layer "
+        "is measured on what the layers before make with the old statistics: use "
+        "those of x",
+        "return -> model.requires_grad_(False)\n    return": (
+            ADAPT_HINTS["*'s requires_grad"]
+        ),
+        "return -> m.register_forward_hook(print)\n    return": (
+            ADAPT_HINTS["the number of hooks"]
+        ),
+        "return -> for m in modes: m.__dict__.update({'p': 0.0} if hasattr(m, 'p') "
+        "else {})\n    return": ADAPT_HINTS["*.p"],
+        "return -> for m in momenta: m.track_running_stats = False\n    return": (
+            ADAPT_HINTS["*track_running_stats"]
+        ),
+        "modes = -> model = copy.deepcopy(model)\n    modes =": (
+            ADAPT_HINTS["the model itself"]
+        ),
+    },
 )
 def adapt(answer: Callable, name: str, mode: str, how: str = "") -> dict:
     """Exercise 10.1: statistics of x in all BN layers, all else as it was."""

@@ -13,12 +13,10 @@ from utils.checks.framework import (
     Raised,
     as_said,
     check,
-    edited,
     expect,
     named,
     same,
     with_edit,
-    wrong_means,
 )
 from utils.checks.modules import fill, hooks, settings_of
 from utils.data import Split
@@ -288,43 +286,38 @@ PARTS = {
     ),
     tolerance=(1e-5, 1e-5),
     hints=LAYER_HINTS,
-    right={"PyTorch's own": nn.BatchNorm1d, "by the definition": _Norm},
-    mistakes=edited(
-        _Norm,
-        {
-            "return self -> var = var * n / (n - 1) if self.training else var\n        "
-            "return self": TOO_SMALL,
-            "(var + self.eps).sqrt() -> (var.sqrt() + self.eps)": OUTSIDE,
-            "+ self.eps -> + 1e-5": FIXED_EPS,
-            "x - mean) / (var -> x - mean.detach()) / (var.detach()": UNKNOWN,
-            "x - mean) -> x - mean.detach())": UNKNOWN,
-            "/ (var + -> / (var.detach() +": UNKNOWN,
-            "; ".join(_KEEP): GRAPH,
-            _KEEP[0]: GRAPH,
-            _KEEP[1]: GRAPH,
-            "len(x), self.momentum -> len(x), 1 - self.momentum": LAST,
-            "len(x), self.momentum -> len(x), 0.1": MOMENTUM,
-            " * n / (n - 1) -> ": STORED,
-            f"{_IF} False:": TRAINS,
-            f"{_IF} torch.is_grad_enabled():": ALONE,
-            f"{_IF} self.training or torch.is_grad_enabled():": ALONE,
-            f"{_IF} self.training and torch.is_grad_enabled():": MODE,
-            "return self -> if not self.training: mean.lerp_(x.detach().mean(0), 0.1)"
-            "\n        return self": IN_EVAL,
-            f"{_IF} len(x) > 1 or self.training:": IN_EVAL,
-            "return self -> y = self; + self.beta -> + self.beta\n        return y if "
-            "self.training else y.detach()": CUT_IN_EVAL,
-            "self.register_buffer(name, start) -> setattr(self, name, start)": (
-                NOT_SAVED
-            ),
-            "name, start) -> name, start, persistent=False)": NOT_SAVED,
-            "_two_passes(x) -> _one_pass(x)": ONE_PASS,
-            "_two_passes(x) -> _one_pass(x, abs)": ONE_PASS,
-            "_two_passes(x) -> _one_pass(x, torch.relu)": ONE_PASS,
-            "return self -> x = x.data.mul_(2) / 2\n        return self": "it changes "
-            "its input in place",
-        },
-    ),
+    right={"by the definition": _Norm, "PyTorch's own": nn.BatchNorm1d},
+    edits={
+        "return self -> var = var * n / (n - 1) if self.training else var\n        "
+        "return self": TOO_SMALL,
+        "(var + self.eps).sqrt() -> (var.sqrt() + self.eps)": OUTSIDE,
+        "+ self.eps -> + 1e-5": FIXED_EPS,
+        "x - mean) / (var -> x - mean.detach()) / (var.detach()": UNKNOWN,
+        "x - mean) -> x - mean.detach())": UNKNOWN,
+        "/ (var + -> / (var.detach() +": UNKNOWN,
+        "; ".join(_KEEP): GRAPH,
+        _KEEP[0]: GRAPH,
+        _KEEP[1]: GRAPH,
+        "len(x), self.momentum -> len(x), 1 - self.momentum": LAST,
+        "len(x), self.momentum -> len(x), 0.1": MOMENTUM,
+        " * n / (n - 1) -> ": STORED,
+        f"{_IF} False:": TRAINS,
+        f"{_IF} torch.is_grad_enabled():": ALONE,
+        f"{_IF} self.training or torch.is_grad_enabled():": ALONE,
+        f"{_IF} self.training and torch.is_grad_enabled():": MODE,
+        "return self -> if not self.training: mean.lerp_(x.detach().mean(0), 0.1)"
+        "\n        return self": IN_EVAL,
+        f"{_IF} len(x) > 1 or self.training:": IN_EVAL,
+        "return self -> y = self; + self.beta -> + self.beta\n        return y if "
+        "self.training else y.detach()": CUT_IN_EVAL,
+        "self.register_buffer(name, start) -> setattr(self, name, start)": (NOT_SAVED),
+        "name, start) -> name, start, persistent=False)": NOT_SAVED,
+        "_two_passes(x) -> _one_pass(x)": ONE_PASS,
+        "_two_passes(x) -> _one_pass(x, abs)": ONE_PASS,
+        "_two_passes(x) -> _one_pass(x, torch.relu)": ONE_PASS,
+        "return self -> x = x.data.mul_(2) / 2\n        return self": "it changes its "
+        "input in place",
+    },
 )
 def sound_layer(answer: Callable, part: str, *case: object) -> dict:
     """Exercises 11.2, 11.3, 11.4, 11.6, 11.7: a full examination of a layer."""
@@ -357,18 +350,15 @@ _COUNT = "n, m = len(x), -> n, m = max(2, {}),".format
     ),
     tolerance=(1e-5, 1e-5),
     hints=LAYER_HINTS,
-    right={"in one process": _InOneProcess, "by the definition": _Norm},
-    mistakes=edited(
-        _Norm,
-        {
-            " * n / (n - 1) -> ": STORED,
-            _COUNT("self.sizes[self.rank]"): STORED,
-            _COUNT("*self.sizes"): STORED,
-            _COUNT("len(self.sizes)"): STORED,
-            "_two_passes -> _parts": "the mean and the variance of parts, averaged, "
-            "are not those of all examples: the parts' means differ, too",
-        },
-    ),
+    right={"by the definition": _Norm, "in one process": _InOneProcess},
+    edits={
+        " * n / (n - 1) -> ": STORED,
+        _COUNT("self.sizes[self.rank]"): STORED,
+        _COUNT("*self.sizes"): STORED,
+        _COUNT("len(self.sizes)"): STORED,
+        "_two_passes -> _parts": "the mean and the variance of parts, averaged, are "
+        "not those of all examples: the parts' means differ, too",
+    },
 )
 def synchronised_layer(answer: Callable, *case: object) -> dict:
     """Exercise 11.10: BN over all processes, with one memory for all of them."""
@@ -417,26 +407,23 @@ CHANNEL = (
             SoundReader, f"{_NORMALISE}self.norm(z.transpose(1, 2)).transpose(1, 2)"
         ),
     },
-    mistakes=edited(
-        SoundReader,
-        {
-            "torch.relu(z) -> z": "the ReLU is missing: first the norm, then ReLU, "
-            "then the mean",
-            f"{_NORMALISE}z": "no norm is applied",
-            f"{_NORMALISE}F.layer_norm(z, z.shape[-1:])": "that is a layer norm: it "
-            "normalises the channels of one row",
-            f"{_NORMALISE}torch.stack([self.norm(row) for row in z.unbind(1)], 1)": (
-                "each row is normalised on its own: a channel's mean and variance are "
-                "taken over images and rows"
-            ),
-            "self.norm(z -> _with_batch(self.norm, z": "in eval mode it normalises "
-            "with the batch: let self.norm do it",
-            f"{_NORMALISE}self.norm(z.reshape(len(z), z.shape[2], -1)).reshape(z.shape)"
-            "": CHANNEL,
-            "nn.BatchNorm1d(channels) -> nn.BatchNorm1d(8)": "it is not to depend on "
-            "the number of channels: the norm has 8",
-        },
-    ),
+    edits={
+        "torch.relu(z) -> z": "the ReLU is missing: first the norm, then ReLU, then "
+        "the mean",
+        f"{_NORMALISE}z": "no norm is applied",
+        f"{_NORMALISE}F.layer_norm(z, z.shape[-1:])": "that is a layer norm: it "
+        "normalises the channels of one row",
+        f"{_NORMALISE}torch.stack([self.norm(row) for row in z.unbind(1)], 1)": (
+            "each row is normalised on its own: a channel's mean and variance are "
+            "taken over images and rows"
+        ),
+        "self.norm(z -> _with_batch(self.norm, z": "in eval mode it normalises with "
+        "the batch: let self.norm do it",
+        f"{_NORMALISE}self.norm(z.reshape(len(z), z.shape[2], -1)).reshape(z.shape)"
+        "": CHANNEL,
+        "nn.BatchNorm1d(channels) -> nn.BatchNorm1d(8)": "it is not to depend on the "
+        "number of channels: the norm has 8",
+    },
 )
 def reads_rows(
     answer: Callable, channels: int, rows: int, n: int, how: str = ""
@@ -555,34 +542,31 @@ FROZEN_HINTS = {
             _tune, "nn.Sequential(body, head).eval() -> lambda x: head(body(x))"
         ),
     },
-    mistakes=edited(
-        _tune,
-        {
-            "body.eval() -> body.train()": FROZEN_HINTS["the body: running*"],
-            "body.eval() -> body.train(); return -> body.eval()\n    return": (
-                FROZEN_HINTS["the body: running*"]
-            ),
-            "grad_(False) -> grad_(True); SGD(head -> SGD(nn.Sequential(body, head)": (
-                FROZEN_HINTS["the body: *"]
-            ),
-            "body.eval() -> _norms_in_eval(body)": FROZEN_HINTS["features"],
-            "body.requires_grad_(False) -> state = copy.deepcopy(body.state_dict()); "
-            "body.eval() -> body.train(); return -> body.load_state_dict(state)\n    "
-            "return": FROZEN_HINTS["features"],
-            "head.train() -> head.eval()": FROZEN_HINTS["modes"],
-            "range(epochs) -> range(4)": FROZEN_HINTS["images"],
-            "optimizer.step() -> pass": FROZEN_HINTS["the head changed"],
-            "body.requires_grad_(False) -> head = copy.deepcopy(head)": (
-                FROZEN_HINTS["the head changed"]
-            ),
-            "lr=lr -> lr=0.1": FROZEN_HINTS["lr"],
-            "seed=seed -> seed=0": FROZEN_HINTS["seed"],
-            "nn.Sequential(body, head).eval() -> lambda x: -head(body(x))": (
-                FROZEN_HINTS["model"]
-            ),
-            "return -> head[0].p = 0.0\n    return": FROZEN_HINTS["settings"],
-        },
-    ),
+    edits={
+        "body.eval() -> body.train()": FROZEN_HINTS["the body: running*"],
+        "body.eval() -> body.train(); return -> body.eval()\n    return": (
+            FROZEN_HINTS["the body: running*"]
+        ),
+        "grad_(False) -> grad_(True); SGD(head -> SGD(nn.Sequential(body, head)": (
+            FROZEN_HINTS["the body: *"]
+        ),
+        "body.eval() -> _norms_in_eval(body)": FROZEN_HINTS["features"],
+        "body.requires_grad_(False) -> state = copy.deepcopy(body.state_dict()); "
+        "body.eval() -> body.train(); return -> body.load_state_dict(state)\n    "
+        "return": FROZEN_HINTS["features"],
+        "head.train() -> head.eval()": FROZEN_HINTS["modes"],
+        "range(epochs) -> range(4)": FROZEN_HINTS["images"],
+        "optimizer.step() -> pass": FROZEN_HINTS["the head changed"],
+        "body.requires_grad_(False) -> head = copy.deepcopy(head)": (
+            FROZEN_HINTS["the head changed"]
+        ),
+        "lr=lr -> lr=0.1": FROZEN_HINTS["lr"],
+        "seed=seed -> seed=0": FROZEN_HINTS["seed"],
+        "nn.Sequential(body, head).eval() -> lambda x: -head(body(x))": (
+            FROZEN_HINTS["model"]
+        ),
+        "return -> head[0].p = 0.0\n    return": FROZEN_HINTS["settings"],
+    },
 )
 def frozen_body(answer: Callable, epochs: int, lr: float, seed: int) -> dict:
     """Exercise 11.5: train the head, and leave the body as it is."""
@@ -699,27 +683,22 @@ AVERAGE_HINTS = {
         "taken over": _Average,
         "averaged": with_edit(_Average, _LERP("1 - self.decay")),
     },
-    mistakes=edited(
-        _Average,
-        {
-            "mine.copy_(its) -> pass": "is it fit for eval mode? its running_mean is "
-            "0.000, as on the day on which it was copied",
-            _LERP("self.decay"): "the statistics are averaged with the weights the "
-            "wrong way round",
-            "a.lerp_(p, 1 - self.decay) -> a.copy_(p)": "the weights are taken over, "
-            "and not the moving average: let EMA.update do that part",
-            "(p, 1 - self.decay) -> (p, self.decay)": "the weights are averaged the "
-            "wrong way round: decay belongs to the past",
-            _THEN("_share(self.model, model)"): AVERAGE_HINTS["the statistics later"],
-            _THEN("model.load_state_dict(self.model.state_dict())"): (
-                AVERAGE_HINTS["the model that is averaged"]
-            ),
-            _THEN("model.train(not model.training)"): AVERAGE_HINTS[
-                "the model's modes"
-            ],
-            "copy.deepcopy(model) -> model": AVERAGE_HINTS["is it a copy"],
-        },
-    ),
+    edits={
+        "mine.copy_(its) -> pass": "is it fit for eval mode? its running_mean is "
+        "0.000, as on the day on which it was copied",
+        _LERP("self.decay"): "the statistics are averaged with the weights the "
+        "wrong way round",
+        "a.lerp_(p, 1 - self.decay) -> a.copy_(p)": "the weights are taken over, and "
+        "not the moving average: let EMA.update do that part",
+        "(p, 1 - self.decay) -> (p, self.decay)": "the weights are averaged the wrong "
+        "way round: decay belongs to the past",
+        _THEN("_share(self.model, model)"): AVERAGE_HINTS["the statistics later"],
+        _THEN("model.load_state_dict(self.model.state_dict())"): (
+            AVERAGE_HINTS["the model that is averaged"]
+        ),
+        _THEN("model.train(not model.training)"): AVERAGE_HINTS["the model's modes"],
+        "copy.deepcopy(model) -> model": AVERAGE_HINTS["is it a copy"],
+    },
 )
 def averages_all(answer: Callable, decay: tuple, kind: str, mode: str) -> dict:
     """Exercise 11.9: weights averaged, statistics averaged or taken over."""
@@ -767,16 +746,14 @@ longer_memory = Measured(
     asked="",
     not_finite="a rate of 2 does not diverge here: which model is scored?",
     right=[(0.1, -2.4), (-0.2, -1.4)],
-    wrong=wrong_means(
-        {
-            "max(map(abs, m)) >= 15: -25 -30": "that is what statistics cost that were "
-            "not set at all. Copy, score, measure anew, score",
-            "b >= 0.5: -0.1 2.4": "is it copied minus new?",
-            "abs(a) >= 1 or b >= -1: 0.1 -0.1": "one of them should be small and the "
-            "other not. Is the rate 2, and are the statistics measured after the "
-            "weights have been averaged?",
-        }
-    ),
+    wrong={
+        "max(map(abs, m)) >= 15: -25 -30": "that is what statistics cost that were "
+        "not set at all. Copy, score, measure anew, score",
+        "b >= 0.5: -0.1 2.4": "is it copied minus new?",
+        "abs(a) >= 1 or b >= -1: 0.1 -0.1": "one of them should be small and the "
+        "other not. Is the rate 2, and are the statistics measured after the weights "
+        "have been averaged?",
+    },
 )
 
 

@@ -173,7 +173,8 @@ def numbers(result: object, shape: tuple[int, ...], what: str) -> Tensor:
     """
     try:
         if not hasattr(result, "shape") and isinstance(result, Iterable):
-            result = [*result]
+            kind = torch.float64
+            result = torch.stack([torch.as_tensor(v, dtype=kind) for v in result])
         values = torch.as_tensor(result, dtype=torch.float64).detach()
         if shape == () and values.numel() == 1:
             values = values.reshape(())
@@ -373,7 +374,8 @@ class Check:
 
     right: {name: answer}, the first being the reference; an answer passes a
         case if it gives what any of them gives.
-    mistakes: {hint: an answer, or several}.
+    edits: mistakes as {edit of the reference's text: hint}, see `edited`.
+    mistakes: others, {hint: an answer, or several}.
     hints: {name of what is observed, with * for any part: what to say where it
         differs}, if no mistake does the same.
     steps: the names are steps of one way; say how far it is right.
@@ -387,8 +389,9 @@ class Check:
         observe: Callable[..., Mapping],
         cases: Mapping[str, tuple],
         right: Mapping[str, Callable],
-        mistakes: Mapping[str, Callable | tuple],
         praise: str,
+        mistakes: Mapping[str, Callable | tuple] | None = None,
+        edits: Mapping[str, str] | None = None,
         tolerance: tuple[float, float] = (1e-7, 1e-9),
         hints: Mapping[str, str] | None = None,
         steps: bool = False,
@@ -397,7 +400,9 @@ class Check:
         self.steps, self.returns = steps, returns
         self.__name__, self.__doc__ = observe.__name__, observe.__doc__
         self.observe, self.cases, self.praise = observe, cases, praise
-        self.right, self.mistakes = right, mistakes
+        first = next(iter(right.values()))
+        self.right = right
+        self.mistakes = edited(first, edits or {}) | dict(mistakes or {})
         self.tolerance, self.hints = tolerance, hints or {}
         self.rights: dict[str, list[Seen]] = {}  # what is right, once observed
 
@@ -537,18 +542,15 @@ def wrong_means(table: Mapping[str, str]) -> list[Wrong]:
 
     The means are called a, b, c, d in the condition, and m all together.
     """
-
-    def entry(text: str, hint: str) -> Wrong:
+    found = []
+    for text, hint in table.items():
         condition, _, example = text.partition(": ")
-        code = compile(condition, condition, "eval")
-        means = [float(number) for number in example.split()]
 
-        def when(*m: float) -> bool:
+        def when(*m: float, code: object = compile(condition, text, "eval")) -> bool:
             return eval(code, {"m": m} | dict(zip("abcd", m)))
 
-        return Wrong(hint, when, means)
-
-    return [entry(text, hint) for text, hint in table.items()]
+        found.append(Wrong(hint, when, [float(x) for x in example.split()]))
+    return found
 
 
 def per_seed(
@@ -581,14 +583,16 @@ class Measured(Check):
         ranges: Sequence[tuple[str, float, float]],
         said: str,
         asked: str,
-        wrong: Iterable[Wrong],
+        wrong: Iterable[Wrong] | Mapping[str, str],
         right: Iterable[Sequence[float]],
         not_finite: str = "choose lower rates",
         read: Callable[[object, str], list[float]] = per_seed,
         fake: Callable[[list[float]], object] | None = None,
     ):
         self.__name__, self.calls, self.ranges = name, calls, ranges
-        self.said, self.asked, self.wrong = said, asked, tuple(wrong)
+        self.said, self.asked, self.wrong = said, asked, wrong
+        if isinstance(wrong, Mapping):
+            self.wrong = wrong_means(wrong)
         self.praise = ""
         self.not_finite, self.read = not_finite, read
         self.fake = fake or (lambda means: means[0] + np.linspace(-2, 2, 13))

@@ -1,0 +1,210 @@
+"""`python -m tools` and make are one; .venv is made where it is missing or stale."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import environment
+from tools.__main__ import HELP, PROGRAMS, SPECIAL, constraints
+
+ROOT = Path(__file__).resolve().parent.parent
+# A program of one's own that says it is some Python.
+FAKE = """#!/bin/sh
+case "$*" in *{missing}*) exit 1;; esac
+echo 3 {minor} {path}
+"""
+
+
+@pytest.fixture
+def pythons(tmp_path, monkeypatch):
+    """Adds to a PATH that has nothing else: pythons(folder, name, minor)."""
+    folders = []
+
+    def add(folder, name, minor, missing="nothing", says=""):
+        path = tmp_path / folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(says or FAKE.format(minor=minor, path=path, missing=missing))
+        path.chmod(0o755)
+        folders.append(str(path.parent))
+        monkeypatch.setenv("PATH", os.pathsep.join(folders))
+        return str(path)
+
+    monkeypatch.delenv("COURSE_PYTHON", raising=False)
+    monkeypatch.setenv("PATH", "")
+    return add
+
+
+def test_make_and_tools_know_the_same_tasks():
+    tasks = {*PROGRAMS, *SPECIAL}
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ")
+    assert set(re.search(r"^TASKS = (.*)$", makefile, re.MULTILINE)[1].split()) == tasks
+    told = set(re.findall(r"^([a-z-]+) ", HELP, re.MULTILINE))
+    assert told == tasks - {"help", "environment", "tests"}
+
+
+def test_every_program_is_there():
+    for _, command in PROGRAMS.values():
+        first = command.split()[0]
+        assert first == "-m" or (ROOT / first).is_file()
+
+
+@pytest.mark.parametrize("words", [["nonsense"], ["book", "test"], ["../book"]])
+def test_what_is_no_task_is_refused_with_those_there_are(words):
+    command = [sys.executable, "-m", "tools", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("One task at a time") and "weekly" in done.stderr
+
+
+def test_options_are_words_or_variables(tmp_path):
+    """`make homework CHAPTERS=…` puts them into the environment; so do we."""
+    for options, env in (["URL=ftp://x"], {}), ([], {"URL": "ftp://x"}):
+        command = [sys.executable, "-m", "tools", "repository", *options]
+        env = os.environ | {"COURSE_PYTHON": sys.executable} | env
+        done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True)
+        assert b"'ftp://x' is not the address of a GitHub or GitLab" in done.stderr
+        assert done.returncode == 1
+
+
+def test_the_newest_suitable_python_is_taken(pythons):
+    pythons("a", "python3", 11)
+    pythons("a", "python3.12", 12, missing="ensurepip")  # Debian without its package
+    pythons("b", "python3.15", 15)
+    pythons("b", "python3.14", 14, says="#!/bin/sh\nexit 127\n")  # a manager's shim
+    newest = pythons("b", "python3.13", 13)
+    pythons("c", "python3.13", 13)
+    assert environment.find_python() == newest
+
+
+def test_a_python_can_be_named(pythons, monkeypatch):
+    pythons("a", "python3.13", 13)
+    monkeypatch.setenv("COURSE_PYTHON", pythons("b", "mine", 11))
+    assert environment.find_python().endswith("mine")
+    monkeypatch.setenv("COURSE_PYTHON", pythons("b", "old", 9))
+    with pytest.raises(SystemExit, match=r"COURSE_PYTHON=.*old is Python 3\.9: inst"):
+        environment.find_python()
+    monkeypatch.setenv("COURSE_PYTHON", "python3.99")
+    with pytest.raises(SystemExit, match="COURSE_PYTHON=python3.99 does not run: "):
+        environment.find_python()
+
+
+def test_without_a_suitable_python_it_says_what_it_needs(pythons):
+    with pytest.raises(SystemExit, match="3.11 to 3.14, and found no Python 3: inst"):
+        environment.find_python()
+    pythons("a", "python3", 10)
+    with pytest.raises(SystemExit, match="3.11 to 3.14, and found Python 3.10: insta"):
+        environment.find_python()
+    with pytest.raises(SystemExit, match="for Python 3.13, and found Python 3.10"):
+        environment.find_python([(3, 13)])
+    pythons("b", "python3", 12, missing="ensurepip")
+    with pytest.raises(SystemExit, match="apt-get install python3.12-venv"):
+        environment.find_python()
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project that needs no package, so that nothing is downloaded."""
+    for name in environment.PINS:
+        (tmp_path / name).touch()
+    place, kinds = tmp_path / ".venv", environment.KINDS
+    kinds = {name: (place, *kinds[name][1:]) for name in ("course", "tests")}
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    monkeypatch.setattr(environment, "VENV", place)
+    monkeypatch.setattr(environment, "KINDS", kinds)
+    monkeypatch.setenv("COURSE_PYTHON", sys.executable)
+    return tmp_path
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """What pip is asked to install: it is not run, since that takes long."""
+    words = []
+    monkeypatch.setattr(environment, "pip_install", lambda _, *new: words.append(new))
+    return words
+
+
+def test_an_environment_is_made_once_and_mended(project, installed):
+    python = environment.ensure("tests")
+    assert environment.asked(python)[0] == sys.version_info[:2]
+    assert installed == [("-r", "requirements-dev.txt", "-c", "constraints.txt")]
+    inside = project / ".venv" / "mine"
+    inside.touch()
+
+    environment.ensure("tests")
+    environment.ensure("course")  # what serves the tests serves the course
+    assert len(installed) == 1
+
+    (project / "constraints.txt").write_text("a==1\n")
+    environment.ensure("course")
+    environment.ensure("tests")  # the other way round it does not
+    assert len(installed) == 3 and inside.exists()
+
+    environment.unfinished(project / ".venv").touch()  # it was interrupted
+    environment.ensure("course")
+    assert len(installed) == 4 and not inside.exists()
+    assert not environment.unfinished(project / ".venv").exists()
+
+
+def test_what_pip_could_not_finish_is_not_trusted(project, monkeypatch):
+    def fail(*words):
+        sys.exit("The packages could not be installed")
+
+    monkeypatch.setattr(environment, "make", lambda venv, _: venv.mkdir())
+    monkeypatch.setattr(environment, "pip_install", fail)
+    with pytest.raises(SystemExit):
+        environment.ensure("course")
+    assert environment.unfinished(project / ".venv").exists()
+    assert not (project / ".venv" / "installed").exists()
+
+
+def test_what_pip_says_is_explained(project, monkeypatch):
+    monkeypatch.setattr(environment, "program", lambda venv: sys.executable)
+    with pytest.raises(SystemExit, match="could not be installed .pip says why above"):
+        environment.pip_install(project, "--no-index", "./nowhere")
+
+
+def test_tests_need_git(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(SystemExit, match="The tests need git"):
+        environment.ensure("tests")
+
+
+def test_an_old_python_can_start_it(tmp_path):
+    """It must find a newer one, so it may not use what is newer than 3.8."""
+    ruff = [sys.executable, "-m", "ruff", "check", "--isolated", "--select=E9,F"]
+    files = [ROOT / "tools" / name for name in ("__main__.py", "environment.py")]
+    command = [*ruff, "--target-version=py38", *files]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    copy = tmp_path / "bad.py"
+    copy.write_text("match 1:\n    case 1:\n        pass\n")
+    assert subprocess.run([*command, copy], capture_output=True).returncode
+
+
+def test_constraints_are_what_is_installed(project, monkeypatch):
+    """Without what a build for GPUs brings, and without local versions."""
+    import tools.__main__ as tasks
+
+    (project / "constraints.txt").write_text("# A remark.\nold==1\n")
+    asked = []
+    monkeypatch.setattr(tasks, "ROOT", project)
+    monkeypatch.setattr(tasks, "VENV", project)
+    monkeypatch.setattr(tasks, "ensure", lambda kind: "python")
+    monkeypatch.setattr(tasks, "pip_install", lambda venv, *words: asked.extend(words))
+    frozen = "a==2\nnvidia-cublas==13\ntorch==2.13.0+cpu\ntriton==3.6\n"
+    done = subprocess.CompletedProcess([], 0, stdout=frozen)
+    monkeypatch.setattr(tasks.subprocess, "run", lambda *args, **kwargs: done)
+    constraints()
+    text = (project / "constraints.txt").read_text()
+    assert text == "# A remark.\na==2\ntorch==2.13.0\n"
+    assert "-c" not in asked  # a raised pin would contradict what stands there
+
+
+def test_the_colab_file_has_versions_and_only_those():
+    text = (ROOT / "requirements-colab.txt").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert lines and all(re.fullmatch(r"[a-z-]+==[\d.]+", line) for line in lines)

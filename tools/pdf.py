@@ -201,20 +201,16 @@ class Book:
     def write(self) -> str:
         articles = [self.page(*page) for _, pages in self.parts for page in pages]
         front = [self.title_page(), self.list_of_contents()]
-        head = self.home.head
-        sheets = head.select("link[rel=stylesheet]")
-        scripts = [s for s in head.select("script") if "mathjax" in str(s).lower()]
-        for element in sheets + scripts:
-            for key in ("href", "src"):
-                if element.get(key):
-                    element[key] = f"../html/{element[key]}"
+        sheets = self.home.select("link[rel=stylesheet]")
+        for sheet in sheets:
+            sheet["href"] = f"../html/{sheet['href']}"
         style = Path(__file__).with_suffix(".css").read_text(encoding="utf8")
         parts = [*front, *articles, self.back_matter()]
         title = self.home.title.get_text().split("—")[-1].strip()
         return (
             '<!DOCTYPE html><html lang="en" data-theme="light" data-mode="light"><head>'
             f'<meta charset="utf-8"><title>{title}</title>'
-            f"{''.join(map(str, sheets + scripts))}<style>{style}</style></head>"
+            f"{''.join(map(str, sheets))}<style>{style}</style></head>"
             f'<body><main class="bd-content">{"".join(map(str, parts))}</main></body>'
             "</html>"
         )
@@ -228,11 +224,8 @@ def summary_of(text: str) -> str:
 def print_page(browser: str, source: Path, target: Path) -> None:
     """Let the browser print a file."""
     command = [browser, "--headless", "--disable-gpu", "--no-pdf-header-footer"]
-    command += ["--generate-pdf-document-outline", "--virtual-time-budget=600000"]
-    command += [
-        "--host-resolver-rules=MAP * ~NOTFOUND",
-        "--allow-file-access-from-files",
-    ]
+    command += ["--generate-pdf-document-outline"]
+    command += ["--host-resolver-rules=MAP * ~NOTFOUND"]  # it needs no network
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--no-sandbox")  # Chromium refuses root otherwise
     command += [f"--print-to-pdf={target}", source.as_uri()]

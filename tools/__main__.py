@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from glob import glob
 
 from tools.environment import (
     ROOT,
@@ -37,6 +38,7 @@ PROGRAMS = {
     "bench": ("course", "tools/bench.py"),
     "repository": ("python", "tools/repository.py url"),
     "version": ("python", "tools/repository.py version"),
+    "new-chapter": ("course", "tools/new_chapter.py"),
     "setup-cells": ("python", "tools/repository.py cells"),
 }
 HELP = """\
@@ -64,6 +66,8 @@ worker       work for such a SCHEDULER, one process per core
 bench        time train_many and the chapters
 repository   set the repository's address (URL=https://github.com/you/name)
 version      set the branch or tag that notebooks fetch (TAG=term-2027a)
+new-chapter  begin a chapter from the template (NAME=13_my_topic)
+tidy         format the code and clear the notebooks, then lint
 setup-cells  copy tools/setup_cell.py into every chapter
 constraints  write constraints.txt anew from the newest that the pins allow
 python       print the Python that .venv would be made with
@@ -74,7 +78,7 @@ COURSE_PYTHON=python3.12 makes .venv with that Python instead of the newest."""
 # cores themselves and one thread per process is fastest on small tensors.
 NBVAL = (
     "-m pytest -q --nbval-lax -p tests.nbval_chapter --nbval-current-env"
-    " --nbval-cell-timeout=180 chapters"
+    " --nbval-cell-timeout=180 --ignore=chapters/template chapters"
 )
 QUIET = {"OMP_NUM_THREADS": "1", "COURSE_PROGRESS": "0"}
 # These need what nbval recorded, the built book, or a clone: they come last.
@@ -185,6 +189,19 @@ def worker():
     return run(python, command, OMP_NUM_THREADS="1", PYTHONPATH=path)
 
 
+def tidy():
+    """What lint would only complain about; what is left then is for a person."""
+    python = ensure("tests")
+    folders = [str(ROOT / name) for name in ("chapters", "instructors")]
+    found = [
+        p for f in folders for p in sorted(glob(f"{f}/**/*.ipynb", recursive=True))
+    ]
+    run(python, "-m ruff check --fix --quiet")
+    run(python, "-m ruff format --quiet")
+    run(python, ["-m", "nbstripout", "--keep-id", *found])
+    return run(python, "tools/lint.py")
+
+
 def clean():
     for name in BUILT:
         shutil.rmtree(str(ROOT / name), ignore_errors=True)
@@ -203,7 +220,7 @@ SPECIAL = {
     **{"test": test, "colab": colab, "constraints": constraints, "scale": scale},
     **{"worker": worker, "slides": slides, "clean": clean, "help": show_help},
     **{"python": lambda: print(find_python())},
-    **{"questions": questions, "nbgrader": nbgrader},
+    **{"tidy": tidy, "questions": questions, "nbgrader": nbgrader},
     # Only what others need.
     **{"environment": lambda: ensure("course") and 0},
     **{"tests": lambda: ensure("tests") and 0},

@@ -7,3 +7,24 @@ addEventListener("beforeprint", () => {
     once: true,
   });
 });
+
+// What is wider than its place scrolls: let keys do it, and say so.
+const WIDE =
+  ".scroller, .pst-scrollable-table-container, div.math, .text_html, .bd-article pre";
+
+function markScrollers() {
+  for (const wide of document.querySelectorAll(WIDE)) {
+    const scrolls = wide.scrollWidth > wide.clientWidth + 1;
+    (wide.closest(".drawing") ?? wide).classList.toggle("scrolls", scrolls);
+    if (!scrolls) continue;
+    wide.tabIndex = 0;
+    if (wide.dataset.label) {
+      wide.role = "group";
+      wide.ariaLabel = `${wide.dataset.label}, scrolls sideways`;
+    }
+  }
+}
+
+addEventListener("load", markScrollers);
+addEventListener("resize", markScrollers);
+document.addEventListener("toggle", markScrollers, { capture: true });

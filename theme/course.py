@@ -6,9 +6,9 @@ It does what Jupyter Book leaves open:
   alternative text, into another page;
 - every image without alternative text of its own is a warning, which
   the build turns into an error;
-- folded cells that show nothing and stand in a row are one folded thing;
-- the Colab and Binder buttons are buttons, not entries of a menu;
 - what the search page searches: every section of every page, by itself.
+
+The other files beside it are extensions of their own, with a purpose each.
 """
 
 import hashlib
@@ -16,7 +16,6 @@ import json
 import os
 import re
 import unicodedata
-from itertools import groupby
 from pathlib import Path
 
 from docutils import nodes
@@ -31,8 +30,16 @@ from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 
 LOGGER = logging.getLogger(__name__)
-ICONS = {"Colab": "fas fa-rocket", "Binder": "fas fa-cloud"}
-AT_LEAST = 3  # folded cells in a row, to be folded once more
+PARTS = [
+    "access",
+    "figures",
+    "found",
+    "mathematics",
+    "reading",
+    "self_test",
+    "teaching",
+    "weight",
+]
 # What holds text that a reader may search for.
 BLOCKS = (nodes.paragraph, nodes.literal_block, nodes.caption)
 NO_BRACES = str.maketrans("", "", "{}\\")
@@ -122,43 +129,6 @@ def warn_about_alternative_text(app, doctree, docname):
         )
 
 
-def is_plumbing(node):
-    """Is it a folded cell that shows nothing?"""
-    classes = node.get("classes", []) if isinstance(node, nodes.Element) else []
-    if "tag_hide-input" not in classes:
-        return False
-    parts = node.findall(nodes.container)
-    return not any("cell_output" in part["classes"] for part in parts)
-
-
-def fold_plumbing(app, doctree, docname):
-    """Fold rows of folded cells that show nothing, so that text comes soon."""
-    for parent in list(doctree.findall(nodes.section)):
-        for plumbing, row in groupby(list(parent), is_plumbing):
-            row = list(row)
-            if not plumbing or len(row) < AT_LEAST:
-                continue
-            label = f"Code for what follows ({len(row)} folded cells)"
-            opening = f'<details class="plumbing"><summary>{label}</summary>'
-            first = parent.index(row[0])
-            parent.insert(first, nodes.raw("", opening, format="html"))
-            last = parent.index(row[-1]) + 1
-            parent.insert(last, nodes.raw("", "</details>", format="html"))
-
-
-def unfold_launch_menu(app, pagename, templatename, context, doctree):
-    """Replace the launch menu by its entries: Colab, the quicker, comes first."""
-    buttons = context["header_buttons"]
-    for place, menu in enumerate(buttons):
-        if menu.get("label") == "launch-buttons":
-            # The theme draws a picture icon as large as it is.
-            buttons[place : place + 1] = [
-                entry | {"label": entry["text"].lower(), "icon": ICONS[entry["text"]]}
-                for entry in sorted(menu["buttons"], key=lambda e: e["text"] != "Colab")
-            ]
-            break
-
-
 def greek(command):
     """Return the Greek letter that a LaTeX command names, or nothing."""
     try:
@@ -173,6 +143,8 @@ def text_of(block):
     """Return a block's text on one line, formulas in plain letters."""
     parts = []
     for text in block.findall(nodes.Text):
+        if "number" in text.parent.get("classes", []):
+            continue  # a chapter's; the search page says it by itself
         formula = isinstance(text.parent, nodes.math)
         plain = re.sub(r"\\(\w+)", greek, text).translate(NO_BRACES)
         parts.append(plain if formula else text)
@@ -273,18 +245,14 @@ def offer_what_works(app, config):
 def setup(app):
     """Register all of the above with Sphinx."""
     app.setup_extension("myst_nb")
-    app.setup_extension("self_test")
-    app.setup_extension("teaching")
-    app.setup_extension("found")
+    for part in PARTS:
+        app.setup_extension(part)
     app.add_directive_to_domain("glue", "figure", PasteFigure, override=True)
     app.add_post_transform(PasteSvg)
     app.connect("config-inited", offer_what_works)
     app.connect("doctree-resolved", warn_about_alternative_text)
-    app.connect("doctree-resolved", fold_plumbing)
     sections = Sections()
     app.connect("doctree-resolved", sections.collect)
     app.connect("build-finished", sections.write)
-    # After the theme has made the menu, at 501.
-    app.connect("html-page-context", unfold_launch_menu, priority=502)
     # Pages written in other processes would not reach Sections.
     return {"parallel_read_safe": True, "parallel_write_safe": False}

@@ -82,7 +82,7 @@ NBVAL = (
 )
 QUIET = {"OMP_NUM_THREADS": "1", "COURSE_PROGRESS": "0"}
 # These need what nbval recorded, the built book, or a clone: they come last.
-LAST = ("margins", "book", "search", "slides", "colab", "self_test")
+LAST = ("margins", "book", "weight", "search", "slides", "colab", "self_test")
 LATE = [f"tests/test_{name}.py" for name in LAST]
 BUILT = ["_build", "_release", ".pytest_cache", ".ruff_cache", ".hypothesis"]
 

@@ -1,0 +1,80 @@
+"""Nothing in a page blocks, jumps or is too small; its weight: test_book.py."""
+
+import re
+import sys
+
+import pytest
+
+from tests.browser import HTML
+from tests.test_book import MOST_SHIFT, PAGES, SHIFT, every_page
+from tools.math_font import CHARACTERS
+
+sys.path.insert(0, str(HTML.parents[1] / "theme"))
+import figures  # noqa: E402
+
+
+@every_page
+def test_nothing_waits_for_a_script(name):
+    head = (HTML / name).read_text(encoding="utf8").partition("</head>")[0]
+    for tag in re.findall(r"<script[^>]*\bsrc=[^>]*>", head):
+        assert " defer" in tag or " async" in tag, tag
+    assert len(re.findall(r'<link[^>]*rel="stylesheet"', head)) == 1
+
+
+@pytest.mark.parametrize("width, height", [(1280, 800), (390, 844)])
+@pytest.mark.parametrize(
+    "name", ["chapters/01_internal_covariate_shift.html", "chapters/symptoms.html"]
+)
+def test_nothing_jumps_where_a_link_leads(address, browser, name, width, height):
+    html = (HTML / name).read_text(encoding="utf8")
+    anchor = re.findall(r'<section[^>]* id="([^"]+)"', html)[-2]
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.goto(f"{address}{name}#{anchor}", wait_until="load")
+    shift, top = page.evaluate(SHIFT), page.evaluate("scrollY")
+    page.close()
+    assert top > height  # it did lead there
+    assert shift <= MOST_SHIFT
+
+
+def test_every_sign_of_a_formula_is_in_the_font():
+    """A sign that is not comes from another font; tools/math_font.py adds it."""
+    missing = {}
+    for name in PAGES:
+        html = (HTML / name).read_text(encoding="utf8")
+        for formula in re.findall(r"<math.*?</math>", html, flags=re.S):
+            for sign in set(re.sub(r"<[^>]*>|&\w+;", "", formula)):
+                if ord(sign) not in CHARACTERS and not sign.isspace():
+                    missing.setdefault(sign, name)
+    # What Latin Modern Math itself lacks; the second is invisible.
+    assert missing.keys() <= {"¾", "\u2061"}, missing
+
+
+def test_formulas_are_drawn_in_that_font(address, browser):
+    page = browser.new_page()
+    page.goto(address + "chapters/02_mechanics.html", wait_until="networkidle")
+    fonts = page.evaluate(
+        "() => [...document.fonts].filter(font => font.status === 'loaded')"
+        ".map(font => font.family)"
+    )
+    page.close()
+    assert fonts == ["CourseMath"]
+
+
+def test_every_figure_of_the_book_is_readable():
+    """On its background, and at the least width that its page allows."""
+    seen = set()
+    for page in HTML.glob("chapters/*.html"):
+        tags = re.findall(r'<img class="for-[^>]*>', page.read_text(encoding="utf8"))
+        for tag in tags:
+            file = re.search(r'src="([^"]+)"', tag)[1]
+            svg = (page.parent / file).read_text(encoding="utf8")
+            background = figures.DARK if "for-dark" in tag else figures.WHITE
+            for color, _, _ in figures.TEXT.findall(svg):
+                assert figures.contrast(color, background) >= figures.READABLE, file
+            width = float(re.search(r'width="([\d.]+)pt"', svg)[1])
+            least = float(re.search(r"min-width: (\d+)px", tag)[1])
+            scales = re.findall(r"scale\((0\.\d+) -0", svg)
+            smallest = min(100 * float(scale) for scale in scales)
+            assert smallest * least / width >= figures.LEAST, file
+            seen.add(file)
+    assert len(seen) > 100

@@ -66,6 +66,8 @@ worker       work for such a SCHEDULER, one process per core
 bench        time train_many and the chapters
 repository   set the repository's address (URL=https://github.com/you/name)
 version      set the branch or tag that notebooks fetch (TAG=term-2027a)
+links        do the links that leave the book lead somewhere?
+audit        is a pinned package known to be dangerous?
 new-chapter  begin a chapter from the template (NAME=13_my_topic)
 tidy         format the code and clear the notebooks, then lint
 setup-cells  copy tools/setup_cell.py into every chapter
@@ -82,7 +84,7 @@ NBVAL = (
 )
 QUIET = {"OMP_NUM_THREADS": "1", "COURSE_PROGRESS": "0"}
 # These need what nbval recorded, the built book, or a clone: they come last.
-LAST = ("margins", "book", "weight", "search", "slides", "colab", "self_test")
+LAST = ("margins", "book", "weight", "found", "search", "slides", "self_test", "colab")
 LATE = [f"tests/test_{name}.py" for name in LAST]
 BUILT = ["_build", "_release", ".pytest_cache", ".ruff_cache", ".hypothesis"]
 
@@ -165,6 +167,19 @@ def questions():
     return run(python, "tools/questions.py")
 
 
+def links():
+    """Sphinx's own check, on the book as it is executed."""
+    program = "from jupyter_book.cli.main import main; main()"
+    command = ["-c", program, "build", "--builder", "linkcheck", str(ROOT)]
+    return run(ensure("course"), command, **QUIET)
+
+
+def audit():
+    python = ensure("course")
+    extra("audit")
+    return run(python, "-m pip_audit -r constraints.txt --no-deps --disable-pip")
+
+
 def nbgrader():
     """In a folder of its own, with constraints of its own: the course needs neither."""
     command = "-m pytest -q --noconftest tests/test_nbgrader.py"
@@ -220,7 +235,13 @@ SPECIAL = {
     **{"test": test, "colab": colab, "constraints": constraints, "scale": scale},
     **{"worker": worker, "slides": slides, "clean": clean, "help": show_help},
     **{"python": lambda: print(find_python())},
-    **{"tidy": tidy, "questions": questions, "nbgrader": nbgrader},
+    **{
+        "links": links,
+        "audit": audit,
+        "tidy": tidy,
+        "questions": questions,
+        "nbgrader": nbgrader,
+    },
     # Only what others need.
     **{"environment": lambda: ensure("course") and 0},
     **{"tests": lambda: ensure("tests") and 0},

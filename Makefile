@@ -2,7 +2,7 @@
 # there is no make: python -m tools NAME.
 TASKS = help book test lab release homework grade variants course nbgrader otter \
 	questions slides pdf reseed weekly alone colab scale worker bench repository version \
-	setup-cells constraints python clean environment tests
+	setup-cells new-chapter tidy links audit constraints python clean environment tests
 
 # Any Python starts it; one of the right version is looked for then. Each is
 # tried: the shim of a version manager can be there and fail.

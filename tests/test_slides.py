@@ -60,9 +60,11 @@ def test_decks_are_whole_legible_and_offline(decks, browser):
         shown = page.evaluate(LAYOUT)
         kinds = [slide["kind"] for slide in shown]
         assert kinds[:2] == ["title", "predict"], path.name
-        assert {"figure", "claim", "discuss"} <= set(kinds), path.name
+        assert {"figure", "claim"} <= set(kinds), path.name
         figures = [alt for slide in shown for alt in slide["figures"]]
         cells = nbformat.read(chapter, as_version=4).cells
+        written = [c for c in cells if c.id.startswith("answer-")]
+        assert kinds.count("discuss") >= len(written), path.name
         if any("## In one sentence" in cell.source for cell in cells):
             assert kinds[-1] == "last", path.name
         drawn = [c for c in cells if "image" in c.metadata.get("mystnb", {})]

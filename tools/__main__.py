@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from glob import glob
 
 from tools.environment import (
     ROOT,
@@ -37,6 +38,7 @@ PROGRAMS = {
     "bench": ("course", "tools/bench.py"),
     "repository": ("python", "tools/repository.py url"),
     "version": ("python", "tools/repository.py version"),
+    "new-chapter": ("course", "tools/new_chapter.py"),
     "setup-cells": ("python", "tools/repository.py cells"),
 }
 HELP = """\
@@ -65,6 +67,10 @@ worker       work for such a SCHEDULER, one process per core
 bench        time train_many and the chapters
 repository   set the repository's address (URL=https://github.com/you/name)
 version      set the branch or tag that notebooks fetch (TAG=term-2027a)
+links        do the links that leave the book lead somewhere?
+audit        is a pinned package known to be dangerous?
+new-chapter  begin a chapter from the template (NAME=13_my_topic)
+tidy         format the code and clear the notebooks, then lint
 setup-cells  copy tools/setup_cell.py into every chapter
 constraints  write constraints.txt anew from the newest that the pins allow
 python       print the Python that .venv would be made with
@@ -75,11 +81,12 @@ COURSE_PYTHON=python3.12 makes .venv with that Python instead of the newest."""
 # cores themselves and one thread per process is fastest on small tensors.
 NBVAL = (
     "-m pytest -q --nbval-lax -p tests.nbval_chapter --nbval-current-env"
-    " --nbval-cell-timeout=180 chapters"
+    " --nbval-cell-timeout=180 --ignore=chapters/template chapters"
 )
 QUIET = {"OMP_NUM_THREADS": "1", "COURSE_PROGRESS": "0"}
 # These need what nbval recorded, the built book, or a clone: they come last.
-LAST = ("margins", "book", "weight", "search", "slides", "colab", "self_test", "aids")
+LAST = ["margins", "book", "weight", "found", "search", "slides", "self_test"]
+LAST += ["aids", "colab"]
 LATE = [f"tests/test_{name}.py" for name in LAST]
 BUILT = ["_build", "_release", ".pytest_cache", ".ruff_cache", ".hypothesis"]
 
@@ -162,6 +169,19 @@ def questions():
     return run(python, "tools/questions.py")
 
 
+def links():
+    """Sphinx's own check, on the book as it is executed."""
+    program = "from jupyter_book.cli.main import main; main()"
+    command = ["-c", program, "build", "--builder", "linkcheck", str(ROOT)]
+    return run(ensure("course"), command, **QUIET)
+
+
+def audit():
+    python = ensure("course")
+    extra("audit")
+    return run(python, "-m pip_audit -r constraints.txt --no-deps --disable-pip")
+
+
 def nbgrader():
     """In a folder of its own, with constraints of its own: the course needs neither."""
     command = "-m pytest -q --noconftest tests/test_nbgrader.py"
@@ -186,6 +206,19 @@ def worker():
     return run(python, command, OMP_NUM_THREADS="1", PYTHONPATH=path)
 
 
+def tidy():
+    """What lint would only complain about; what is left then is for a person."""
+    python = ensure("tests")
+    folders = [str(ROOT / name) for name in ("chapters", "instructors")]
+    found = [
+        p for f in folders for p in sorted(glob(f"{f}/**/*.ipynb", recursive=True))
+    ]
+    run(python, "-m ruff check --fix --quiet")
+    run(python, "-m ruff format --quiet")
+    run(python, ["-m", "nbstripout", "--keep-id", *found])
+    return run(python, "tools/lint.py")
+
+
 def clean():
     for name in BUILT:
         shutil.rmtree(str(ROOT / name), ignore_errors=True)
@@ -205,7 +238,13 @@ SPECIAL = {
     **{"worker": worker, "clean": clean, "help": show_help},
     **{name: lambda name=name: from_book(name) for name in ("slides", "pdf")},
     **{"python": lambda: print(find_python())},
-    **{"questions": questions, "nbgrader": nbgrader},
+    **{
+        "links": links,
+        "audit": audit,
+        "tidy": tidy,
+        "questions": questions,
+        "nbgrader": nbgrader,
+    },
     # Only what others need.
     **{"environment": lambda: ensure("course") and 0},
     **{"tests": lambda: ensure("tests") and 0},

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import yaml
 
 import rules
 import rules_exercises
@@ -71,6 +72,19 @@ def lint_page(path: Path, root: Path) -> list[str]:
     ]
 
 
+def lint_contents(root: Path) -> list[str]:
+    """The chapters and pages that the book would leave out without a word."""
+    contents = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
+    listed = {entry["file"] for part in contents["parts"] for entry in part["chapters"]}
+    pages = [*(root / "chapters").glob("*.*"), *(root / "instructors").glob("*.md")]
+    return [
+        f"{name}: _toc.yml does not list it -> add it, or the book has no such page"
+        for name in (path.relative_to(root) for path in sorted(pages))
+        if name.suffix in (".ipynb", ".md")
+        and name.with_suffix("").as_posix() not in listed
+    ]
+
+
 def files_of(root: Path) -> list[Path]:
     """The files that git tracks or would add."""
     command = ["git", "ls-files", "-z", "-co", "--exclude-standard"]
@@ -89,7 +103,7 @@ def files_of(root: Path) -> list[Path]:
 def findings(root: Path) -> list[str]:
     """What our own rules find in a project."""
     in_book = {root / "index.md", *(root / "chapters").glob("*.md")}
-    lines = []
+    lines = lint_contents(root)
     for path in files_of(root):
         lines += lint_text(path, root)
         if path.suffix == ".md" and path not in in_book:

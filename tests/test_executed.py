@@ -25,8 +25,6 @@ FILES = {
     "utils/scale/findings.py": "",
     "data/digits.csv": "1\n",
     "data/scale/shift.csv": "1\n",
-    "requirements.txt": "",
-    "constraints.txt": "",
 }
 CODE = "from utils import checks\nfrom utils.used import x\nprint(x)"
 
@@ -76,7 +74,6 @@ def test_a_new_time_is_no_change(root):
         "utils/checks/chapter_07.py",
         "utils/checks/framework.py",
         "data/digits.csv",
-        "constraints.txt",
     ],
 )
 def test_it_runs_again_when_this_changes(root, name):
@@ -110,6 +107,11 @@ def test_other_code_other_seeds_another_python(root, monkeypatch):
     assert executed.key(chapter(root), root) != before
     monkeypatch.delenv("COURSE_SEED")
     monkeypatch.setattr(sys, "version", "3.99")
+    assert executed.key(chapter(root), root) != before
+    monkeypatch.undo()
+    monkeypatch.setattr(
+        executed, "version", lambda name: "99" if name == "torch" else ""
+    )
     assert executed.key(chapter(root), root) != before
     monkeypatch.undo()
     write(root, CODE + "\nprint(x + 1)")

@@ -3,7 +3,7 @@
 A chapter runs once: nbval runs it and keeps its outputs in the book's cache
 (tests/nbval_chapter.py), from which the book is built (tools/build.py). It runs again
 when its key changes: its code, the modules of utils that it imports, directly or
-through others, the data, the pinned versions, Python, COURSE_SEED.
+through others, the data, Python's version and those of PACKAGES, COURSE_SEED.
 """
 
 import ast
@@ -12,6 +12,7 @@ import os
 import re
 import sys
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
@@ -23,7 +24,9 @@ from stored_runs import digest
 
 # What every chapter depends on, whatever it imports.
 ALWAYS = ["utils/__init__.py", "utils/course.mplstyle", "data/*.*"]
-ALWAYS += ["requirements.txt", "constraints.txt"]
+# Packages that can change a number or how it is shown; others come and go.
+PACKAGES = ["torch", "numpy", "scipy", "matplotlib", "matplotlib-inline", "joblib"]
+PACKAGES += ["ipython", "ipykernel"]
 # What belongs to a module without being one.
 BESIDE = {"utils.scale": ["data/mnist5k/*.*", "data/scale/*.csv"]}
 CACHE = Path("_build", ".jupyter_cache")
@@ -81,6 +84,7 @@ def key(notebook: Path, root: Path) -> str:
     cells = nbformat.read(notebook, as_version=4).cells
     sources = [cell.source for cell in cells if cell.cell_type == "code"]
     parts = [sys.version, os.environ.get("COURSE_SEED", "0"), *sources]
+    parts += [f"{name} {version(name)}" for name in PACKAGES]
     for path in files(notebook, sources, root):
         parts += [str(path.relative_to(root)), path.read_bytes().hex()]
     return digest(*(part.encode() for part in parts))

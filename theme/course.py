@@ -185,9 +185,10 @@ def ancestors(node):
 def anchor_of(section):
     """Return a section's label, where it has one, else its heading's own id.
 
-    The label is the last id. A label equal to the heading's id makes an "id1".
+    The label is the last id. A label equal to the heading's id makes an "id1";
+    with the minutes it is an exercise's old one.
     """
-    names = [i for i in section["ids"] if not re.fullmatch(r"id\d+", i)]
+    names = [i for i in section["ids"] if not re.search(r"^id\d+$|-minutes$", i)]
     return (names or section["ids"])[-1]
 
 
@@ -264,6 +265,7 @@ def offer_colab_where_it_works(app, config):
 def setup(app):
     """Register all of the above with Sphinx."""
     app.setup_extension("myst_nb")
+    app.setup_extension("found")
     app.add_directive_to_domain("glue", "figure", PasteFigure, override=True)
     app.add_post_transform(PasteSvg)
     app.connect("config-inited", offer_colab_where_it_works)

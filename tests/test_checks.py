@@ -268,7 +268,7 @@ def test_what_fails_in_the_check_is_not_blamed_on_the_code(monkeypatch):
         def __array__(self, *_, **__):
             raise KeyError("bias")
 
-    said = verdict(checks.highest_usable_rate, lambda *_: Odd())[1]
+    said = verdict(checks.lead, lambda *_: Odd())[1]
     assert "your function raised" not in said
     assert "cannot use what it returned (KeyError: 'bias')" in said
     broken = {"by hand": lambda a, p: 1 / 0}

@@ -21,6 +21,7 @@ import nbformat
 
 import executed
 import release
+from repository import current_version, student_branch
 
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "_build"
@@ -52,7 +53,8 @@ def without_solutions(folder: Path) -> Path:
     config = folder / "_config.yml"
     text = config.read_text(encoding="utf-8")
     branch = re.compile(r"^  branch: .*$", re.MULTILINE)
-    text, count = branch.subn(f"  branch: {release.BRANCH}", text, count=1)
+    students = student_branch(current_version(ROOT))
+    text, count = branch.subn(f"  branch: {students}", text, count=1)
     assert count == 1, "_config.yml has no branch under repository:"
     config.write_text(text, encoding="utf-8")
     return folder

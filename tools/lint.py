@@ -103,8 +103,9 @@ def files_of(root: Path) -> list[Path]:
 def findings(root: Path) -> list[str]:
     """What our own rules find in a project."""
     in_book = {root / "index.md", *(root / "chapters").glob("*.md")}
-    lines = lint_contents(root)
-    for path in files_of(root):
+    paths = files_of(root)
+    lines = lint_contents(root) if root / "_toc.yml" in paths else []
+    for path in paths:
         lines += lint_text(path, root)
         if path.suffix == ".md" and path not in in_book:
             lines += lint_page(path, root)

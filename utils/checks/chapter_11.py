@@ -310,7 +310,6 @@ PARTS = {
         f"{_IF} len(x) > 1 or self.training:": IN_EVAL,
         "return self -> y = self; + self.beta -> + self.beta\n        return y if "
         "self.training else y.detach()": CUT_IN_EVAL,
-        "self.register_buffer(name, start) -> setattr(self, name, start)": (NOT_SAVED),
         "name, start) -> name, start, persistent=False)": NOT_SAVED,
         "_two_passes(x) -> _one_pass(x)": ONE_PASS,
         "_two_passes(x) -> _one_pass(x, abs)": ONE_PASS,

@@ -558,7 +558,14 @@ def per_seed(
 ) -> list[float]:
     """The mean of one number per seed, (seeds,); alike: they may all be equal."""
     expect_written(result)
-    values = np.asarray(result, dtype=float)
+    try:
+        values = np.asarray(result, dtype=float)
+    except Exception as error:  # whatever a strange object raises
+        kind = type(error).__name__
+        raise NotYet(
+            "return one number for each seed, (seeds,): the check cannot use what it "
+            f"returned ({kind}: {error})"
+        ) from None
     expect(
         values.ndim == 1 and len(values) >= seeds,
         f"return one number for each of {seeds} seeds or more, (seeds,); got shape "

@@ -52,7 +52,7 @@ def test_the_sections_that_plans_name_are_there():
 def test_the_project_starter_runs(monkeypatch):
     monkeypatch.setenv("COURSE_STRICT", "1")  # a claim that fails is an error
     monkeypatch.setenv("COURSE_PROGRESS", "0")
-    path = ROOT / "instructors" / "project_starter.ipynb"
+    path = ROOT / "instructors" / "project" / "project_starter.ipynb"
     notebook = nbformat.read(path, as_version=4)
     assert not any(c.get("outputs") for c in notebook.cells)
     client = NotebookClient(

@@ -163,12 +163,6 @@ def from_book(name):
     return run(python, f"tools/{name}.py")
 
 
-def questions():
-    python = ensure("course")
-    extra("questions")
-    return run(python, "tools/questions.py")
-
-
 def links():
     """Sphinx's own check, on the book as it is executed."""
     program = "from jupyter_book.cli.main import main; main()"
@@ -176,10 +170,11 @@ def links():
     return run(ensure("course"), command, **QUIET)
 
 
-def audit():
+def with_extra(name, command):
+    """A program that needs packages of its own: requirements-NAME.txt."""
     python = ensure("course")
-    extra("audit")
-    return run(python, "-m pip_audit -r constraints.txt --no-deps --disable-pip")
+    extra(name)
+    return run(python, command)
 
 
 def nbgrader():
@@ -233,21 +228,25 @@ def show_help():
     return 0
 
 
+AUDIT = "-m pip_audit -r constraints.txt --no-deps --disable-pip"
 SPECIAL = {
-    **{"test": test, "colab": colab, "constraints": constraints, "scale": scale},
-    **{"worker": worker, "clean": clean, "help": show_help},
-    **{name: lambda name=name: from_book(name) for name in ("slides", "pdf")},
-    **{"python": lambda: print(find_python())},
-    **{
-        "links": links,
-        "audit": audit,
-        "tidy": tidy,
-        "questions": questions,
-        "nbgrader": nbgrader,
-    },
-    # Only what others need.
-    **{"environment": lambda: ensure("course") and 0},
-    **{"tests": lambda: ensure("tests") and 0},
+    "audit": lambda: with_extra("audit", AUDIT),
+    "clean": clean,
+    "colab": colab,
+    "constraints": constraints,
+    "environment": lambda: ensure("course") and 0,  # only what others need
+    "help": show_help,
+    "links": links,
+    "nbgrader": nbgrader,
+    "pdf": lambda: from_book("pdf"),
+    "python": lambda: print(find_python()),
+    "questions": lambda: with_extra("questions", "tools/questions.py"),
+    "scale": scale,
+    "slides": lambda: from_book("slides"),
+    "test": test,
+    "tests": lambda: ensure("tests") and 0,
+    "tidy": tidy,
+    "worker": worker,
 }
 
 

@@ -126,7 +126,7 @@ def new_texts(root: Path, address: str, version: str) -> dict[Path, str]:
     source = setup_source(root, address, version)
     new = {root / "tools" / "setup_cell.py": source + "\n"}
     notebooks = sorted((root / "chapters").glob("*.ipynb"))
-    for path in [*notebooks, *sorted((root / "instructors").glob("*.ipynb"))]:
+    for path in [*notebooks, *sorted((root / "instructors").glob("*/*.ipynb"))]:
         new[path] = with_setup(path, source, root)
     config = root / "_config.yml"
     text = config.read_text(encoding="utf-8")

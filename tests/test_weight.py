@@ -2,6 +2,7 @@
 
 import re
 import sys
+import time
 
 import pytest
 
@@ -25,10 +26,14 @@ def test_nothing_waits_for_a_script(name):
 @pytest.mark.parametrize(
     "name", ["chapters/01_internal_covariate_shift.html", "chapters/symptoms.html"]
 )
-def test_nothing_jumps_where_a_link_leads(address, browser, name, width, height):
+@pytest.mark.parametrize("late", ["", "**/*.js*", "**/*.woff2"])
+def test_nothing_jumps_where_a_link_leads(address, browser, name, width, height, late):
+    """Nor when the scripts or the font of formulas come late, as on a slow phone."""
     html = (HTML / name).read_text(encoding="utf8")
     anchor = re.findall(r'<section[^>]* id="([^"]+)"', html)[-2]
     page = browser.new_page(viewport={"width": width, "height": height})
+    if late:
+        page.route(late, lambda route: (time.sleep(1), route.continue_()))
     page.goto(f"{address}{name}#{anchor}", wait_until="load")
     shift, top = page.evaluate(SHIFT), page.evaluate("scrollY")
     page.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import environment
-from tools.__main__ import HELP, PROGRAMS, SPECIAL, constraints
+from tools.__main__ import HELP, LATE, PROGRAMS, SPECIAL, constraints
 
 ROOT = Path(__file__).resolve().parent.parent
 # A program of one's own that says it is some Python.
@@ -208,3 +208,11 @@ def test_the_colab_file_has_versions_and_only_those():
     text = (ROOT / "requirements-colab.txt").read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     assert lines and all(re.fullmatch(r"[a-z-]+==[\d.]+", line) for line in lines)
+
+
+def test_what_needs_the_built_book_is_tested_behind_it():
+    """A fresh clone has no book while the unit tests run."""
+    book = r"^from tests\.browser import .*\bserved\b|^def test_\w+\((.*, )?address[,)]"
+    for path in sorted(Path(__file__).parent.glob("test_*.py")):
+        if re.search(book, path.read_text(encoding="utf8"), re.MULTILINE):
+            assert f"tests/{path.name}" in LATE, path.name

@@ -63,6 +63,8 @@ OVERFLOW = """() => {
         wide.slice(0, 3).map(e => e.outerHTML.slice(0, 120)).join(" | ");
 }"""
 
+FRAMES = "() => new Promise(f => requestAnimationFrame(() => requestAnimationFrame(f)))"
+
 # What moved after it had been drawn, as Chromium scores it.
 SHIFT = """() => new Promise(done => {
     let sum = 0;
@@ -158,6 +160,7 @@ def look_at(page, address, name, theme, visit):
     page.evaluate(PLAIN)
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 800})
+        page.evaluate(FRAMES)  # the page hears of its new width, and draws
         # What has just been opened fades in: half-way its contrast is too low.
         page.evaluate("() => document.getAnimations().forEach(a => a.finish())")
         setting = f"{theme}, {width} px"

@@ -19,7 +19,6 @@ import grade_pages
 import homework
 import submissions
 from exercises import exercises
-from tests.browser import chromium
 from tests.kinds import (
     CASES,
     CHAPTER,
@@ -158,20 +157,19 @@ def read(path: Path) -> str:
     return path.read_text("utf-8")
 
 
-def test_the_pages_are_fit_for_phones_the_dark_and_screen_readers(graded):
+def test_the_pages_are_fit_for_phones_the_dark_and_screen_readers(graded, browser):
     folder = graded[0] / CHAPTER
-    with chromium() as browser:
-        for name in ("class.html", "questions.html", "feedback/halfright.html"):
-            for scheme in ("light", "dark"):
-                page = browser.new_page(
-                    viewport={"width": 390, "height": 800}, color_scheme=scheme
-                )
-                page.goto((folder / name).as_uri())
-                found = Axe().run(page).response["violations"]
-                assert not found, (name, scheme, found)
-                wide = page.evaluate("document.documentElement.scrollWidth")
-                assert wide <= 390, (name, wide)
-                page.close()
+    for name in ("class.html", "questions.html", "feedback/halfright.html"):
+        for scheme in ("light", "dark"):
+            page = browser.new_page(
+                viewport={"width": 390, "height": 800}, color_scheme=scheme
+            )
+            page.goto((folder / name).as_uri())
+            found = Axe().run(page).response["violations"]
+            assert not found, (name, scheme, found)
+            wide = page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= 390, (name, wide)
+            page.close()
 
 
 def test_every_written_question_has_a_rubric_and_each_rubric_a_question():

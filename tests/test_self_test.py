@@ -1,7 +1,6 @@
 """The page Check yourself, in a browser: it answers, with and without scripts."""
 
 import bank
-from tests.browser import chromium, served
 
 BOOK = [q for q in bank.load() if q.half == "book"]
 
@@ -22,40 +21,35 @@ def answer(page, question, given):
     return form(page, question).locator("output").inner_text()
 
 
-def test_the_page_answers():
-    with served() as root, chromium() as browser:
-        page = browser.new_page()
-        page.goto(f"{root}/chapters/self_test.html")
-        assert page.locator("form.question").count() == len(BOOK)
-        for question in BOOK:
-            options = list(question.options)
-            numeric = question.answer is not None
-            right = (
-                question.answer if numeric else [o.belief for o in options].index(None)
-            )
-            assert answer(page, question, right).startswith("✓ Right."), question.id
-            if numeric:
-                comma = str(question.answer).replace(".", ",")
-                assert answer(page, question, comma).startswith("✓"), question.id
-                assert "Write a number" in answer(page, question, "many")
-            for i, option in enumerate(options):
-                if option.belief:
-                    says = answer(page, question, option.text if numeric else i)
-                    assert says.startswith("✗ Not this one. Behind it:"), question.id
+def test_the_page_answers(browser, address):
+    page = browser.new_page()
+    page.goto(f"{address}chapters/self_test.html")
+    assert page.locator("form.question").count() == len(BOOK)
+    for question in BOOK:
+        options = list(question.options)
+        numeric = question.answer is not None
+        right = question.answer if numeric else [o.belief for o in options].index(None)
+        assert answer(page, question, right).startswith("✓ Right."), question.id
+        if numeric:
+            comma = str(question.answer).replace(".", ",")
+            assert answer(page, question, comma).startswith("✓"), question.id
+            assert "Write a number" in answer(page, question, "many")
+        for i, option in enumerate(options):
+            if option.belief:
+                says = answer(page, question, option.text if numeric else i)
+                assert says.startswith("✗ Not this one. Behind it:"), question.id
 
-        # Links lead to sections that are there; so does the chapter's own line.
-        links = page.locator("form.question .why a").evaluate_all(
-            "a => a.map(a => a.href)"
-        )
-        for href in sorted(set(links)):
-            page.goto(href)
-            assert page.locator(f'[id="{href.partition("#")[2]}"]').count() == 1, href
-        page.locator("article a", has_text="Check yourself").click()
-        assert "/self_test.html#chapter-" in page.url
+    # Links lead to sections that are there; so does the chapter's own line.
+    links = page.locator("form.question .why a").evaluate_all("a => a.map(a => a.href)")
+    for href in sorted(set(links)):
+        page.goto(href)
+        assert page.locator(f'[id="{href.partition("#")[2]}"]').count() == 1, href
+    page.locator("article a", has_text="Check yourself").click()
+    assert "/self_test.html#chapter-" in page.url
 
-        plain = browser.new_context(java_script_enabled=False).new_page()
-        plain.goto(f"{root}/chapters/self_test.html")
-        first = plain.locator("form.question").first
-        assert not first.locator("button").is_visible()
-        first.locator("summary").click()
-        assert first.locator(".why").is_visible()
+    plain = browser.new_context(java_script_enabled=False).new_page()
+    plain.goto(f"{address}chapters/self_test.html")
+    first = plain.locator("form.question").first
+    assert not first.locator("button").is_visible()
+    first.locator("summary").click()
+    assert first.locator(".why").is_visible()

@@ -19,3 +19,15 @@ def address():
 def browser():
     with chromium() as running:
         yield running
+
+
+def pytest_collection_modifyitems(items):
+    """Several processes share the tests: one file goes to one, of the book's pages one.
+
+    So what a file's tests share is made once, and no page is opened by two.
+    """
+    for item in items:
+        group = item.path.name
+        if group == "test_book.py" and "[" in item.name:
+            group = item.name.partition("[")[2]
+        item.add_marker(pytest.mark.xdist_group(group))

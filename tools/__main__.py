@@ -84,6 +84,8 @@ NBVAL = (
     " --nbval-cell-timeout=180 --ignore=chapters/template chapters"
 )
 QUIET = {"OMP_NUM_THREADS": "1", "COURSE_PROGRESS": "0"}
+# The other tests share the cores: see tests/conftest.py for which goes where.
+PYTEST = "-m pytest -q -n auto --maxprocesses=4 --dist loadgroup".split()
 # These need what nbval recorded, the built book, or a clone: they come last.
 LAST = ["margins", "book", "weight", "found", "search", "slides", "self_test"]
 LAST += ["widgets", "aids", "colab"]
@@ -111,10 +113,10 @@ def test():
     early = [f"--ignore={name}" for name in LATE]
     stages = {
         "lint": "tools/lint.py",
-        "unit tests": ["-m", "pytest", "-q", "tests", *early],
+        "unit tests": [*PYTEST, "tests", *early],
         "chapters (nbval)": NBVAL,
         "book build": "tools/build.py",
-        "margins and built book": ["-m", "pytest", "-q", *LATE],
+        "margins and built book": [*PYTEST, *LATE],
     }
     for name, command in stages.items():
         print(f"== {name}", flush=True)

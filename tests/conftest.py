@@ -3,9 +3,15 @@
 One browser for all, because Playwright runs only once at a time.
 """
 
+import signal
+
 import pytest
 
 from tests.browser import chromium, served
+
+# A shell that starts the tests in the background has them ignore interrupts, and
+# what they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

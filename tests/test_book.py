@@ -63,7 +63,19 @@ OVERFLOW = """() => {
         wide.slice(0, 3).map(e => e.outerHTML.slice(0, 120)).join(" | ");
 }"""
 
-FRAMES = "() => new Promise(f => requestAnimationFrame(() => requestAnimationFrame(f)))"
+# Read on to the end and come back: a page says what scrolls when one comes near it.
+READ = """async () => {
+    const drawn = () => new Promise(f => requestAnimationFrame(() =>
+        requestAnimationFrame(f)));
+    const html = document.documentElement;
+    await drawn();  // it hears of a new width
+    for (let y = 0; y < html.scrollHeight; y += 2 * innerHeight) {
+        scrollTo({top: y, behavior: "instant"});
+        await drawn();
+    }
+    scrollTo({top: 0, behavior: "instant"});
+    await drawn();
+}"""
 
 # What moved after it had been drawn, as Chromium scores it.
 SHIFT = """() => new Promise(done => {
@@ -160,7 +172,7 @@ def look_at(page, address, name, theme, visit):
     page.evaluate(PLAIN)
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 800})
-        page.evaluate(FRAMES)  # the page hears of its new width, and draws
+        page.evaluate(READ)
         # What has just been opened fades in: half-way its contrast is too low.
         page.evaluate("() => document.getAnimations().forEach(a => a.finish())")
         setting = f"{theme}, {width} px"

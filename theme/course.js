@@ -8,23 +8,36 @@ addEventListener("beforeprint", () => {
   });
 });
 
-// What is wider than its place scrolls: let keys do it, and say so.
+// What is wider than its place scrolls: let keys do it, and say so. Only what is near
+// the screen is measured: to measure all would lay out the whole page first.
 const WIDE =
   ".scroller, .pst-scrollable-table-container, div.math, .text_html, .bd-article pre";
+const near = new Set();
 
-function markScrollers() {
-  for (const wide of document.querySelectorAll(WIDE)) {
-    const scrolls = wide.scrollWidth > wide.clientWidth + 1;
+function markScrollers(found) {
+  const measured = [...found].map((e) => [e, e.scrollWidth > e.clientWidth + 1]);
+  for (const [wide, scrolls] of measured) {
     (wide.closest(".drawing") ?? wide).classList.toggle("scrolls", scrolls);
-    if (!scrolls) continue;
-    wide.tabIndex = 0;
-    if (wide.dataset.label) {
+    if (scrolls) wide.tabIndex = 0;
+    else wide.removeAttribute("tabindex");
+    if (scrolls && wide.dataset.label) {
       wide.role = "group";
       wide.ariaLabel = `${wide.dataset.label}, scrolls sideways`;
     }
   }
 }
 
-addEventListener("load", markScrollers);
-addEventListener("resize", markScrollers);
-document.addEventListener("toggle", markScrollers, { capture: true });
+// It also tells when a fold is opened: what is in it has no place before.
+const watch = new IntersectionObserver(
+  (changes) => {
+    for (const { target, isIntersecting } of changes) {
+      near[isIntersecting ? "add" : "delete"](target);
+    }
+    markScrollers(near);
+  },
+  { rootMargin: "100%" },
+);
+addEventListener("load", () => {
+  document.querySelectorAll(WIDE).forEach((wide) => watch.observe(wide));
+});
+addEventListener("resize", () => markScrollers(near));

@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 
 import tinycss2
+from sphinx.errors import ExtensionError
 
 # The theme names these two in the template that ours replaces.
 THEME_SHEETS = ["styles/theme.css", "styles/pydata-sphinx-theme.css"]
@@ -27,6 +28,10 @@ SCRIPTS = [
 ]
 # Sphinx's search highlights and keys, and tabs, which the book has not.
 UNUSED = ["doctools.js", "sphinx_highlight.js", "design-tabs.js"]
+
+# The theme measures each block of code as soon as it can, and again when anything
+# changes, which lays out a page before it is shown; course.js measures what is near.
+MEASURES = r'document\.querySelectorAll\(\["pre",[^\]]*\]\.join\(", "\)\)'
 
 NAME = r"-?[A-Za-z_][\w-]*"
 # What a selector asks for: .class, #id, element, [attribute. Pseudo-classes
@@ -183,6 +188,9 @@ class Weight:
             words |= words_of_script(script)
         css = purge("".join(self.read(static, s) for s in self.sheets), words)
         js = ";\n".join(re.sub(r"\n//# sourceMappingURL=.*", "", s) for s in scripts)
+        js, found = re.subn(MEASURES, "[]", js)
+        if found != 1:
+            raise ExtensionError(f"theme/weight.py: {found} places measure all code")
         made = {"book.css": css, "book.js": js}
         for name, text in made.items():
             (static / name).write_text(text, encoding="utf8")

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from nbclient import NotebookClient
 
+import course_table
 import lint
 import new_chapter
 from tests.notebooks import ROOT
@@ -43,6 +44,8 @@ def test_it_passes_lint_and_runs(course, monkeypatch):
     command[-2:] = ["format", "--check"]
     assert subprocess.run([*command, *made], cwd=course).returncode == 0
     assert "99" not in made[1].read_text()
+    rows = {row.number: row for row in course_table.rows(course)}
+    assert rows["13"].points == 1  # the tables for instructors have it
     before = contents(course)
     at = before.index("chapters/13_my_topic")
     assert before[at - 1].startswith("chapters/12_")
@@ -62,6 +65,7 @@ def test_it_passes_lint_and_runs(course, monkeypatch):
         ("my_topic", "no chapter's name"),
         ("13-My-Topic", "no chapter's name"),
         ("07_again", "There is a chapter 07"),
+        ("13_batch_norm_nd", "chapter_02.py has a batch_norm_nd"),
     ],
 )
 def test_a_wrong_name_writes_nothing(course, name, says):

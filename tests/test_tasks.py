@@ -13,6 +13,7 @@ from tools import __main__ as tools
 from tools.__main__ import HELP, LATE, PROGRAMS, SPECIAL, constraints
 
 ROOT = Path(__file__).resolve().parent.parent
+THIS = sys.version_info[:2]
 # A program of one's own that says it is some Python.
 FAKE = """#!/bin/sh
 case "$*" in *{missing}*) exit 1;; esac
@@ -169,7 +170,7 @@ def installed(monkeypatch):
 
 def test_an_environment_is_made_once_and_mended(project, installed):
     python = environment.ensure("tests")
-    assert environment.asked(python)[0] == sys.version_info[:2]
+    assert environment.asked(python)[0] == THIS
     assert installed == [("-r", "requirements-dev.txt", "-c", "constraints.txt")]
     inside = project / ".venv" / "mine"
     inside.touch()
@@ -225,23 +226,34 @@ def test_an_old_python_can_start_it(tmp_path):
     assert subprocess.run([*command, copy], capture_output=True).returncode
 
 
-def test_constraints_are_what_is_installed(project, monkeypatch):
-    """Without what a build for GPUs brings, and without local versions."""
+def test_constraints_are_what_is_installed(project, installed, monkeypatch):
+    """Without what a build for GPUs brings, and without local versions.
+
+    A raised pin contradicts constraints.txt until it is written anew: nothing
+    may be installed with it before, also where there is no environment yet.
+    """
     import tools.__main__ as tasks
 
     (project / "constraints.txt").write_text("# A remark.\nold==1\n")
-    asked = []
     monkeypatch.setattr(tasks, "ROOT", project)
-    monkeypatch.setattr(tasks, "VENV", project)
-    monkeypatch.setattr(tasks, "ensure", lambda kind: "python")
-    monkeypatch.setattr(tasks, "pip_install", lambda venv, *words: asked.extend(words))
+    monkeypatch.setattr(tasks, "VENV", project / ".venv")
     frozen = "a==2\nnvidia-cublas==13\ntorch==2.13.0+cpu\ntriton==3.6\n"
-    done = subprocess.CompletedProcess([], 0, stdout=frozen)
-    monkeypatch.setattr(tasks.subprocess, "run", lambda *args, **kwargs: done)
+    run = subprocess.run
+
+    def freeze(command, **options):
+        if command[-1] != "freeze":
+            return run(command, **options)
+        assert Path(command[0]).is_file()
+        return subprocess.CompletedProcess(command, 0, stdout=frozen)
+
+    monkeypatch.setattr(subprocess, "run", freeze)
     constraints()
     text = (project / "constraints.txt").read_text()
     assert text == "# A remark.\na==2\ntorch==2.13.0\n"
-    assert "-c" not in asked  # a raised pin would contradict what stands there
+    resolved, stamped = installed
+    assert "requirements-dev.txt" in resolved and "-c" not in resolved
+    assert "requirements-audit.txt" in resolved  # its pin is looked for there, too
+    assert "-c" in stamped and environment.works(project / ".venv", [THIS])
 
 
 def test_the_colab_file_has_versions_and_only_those():

@@ -33,10 +33,12 @@ def test_plans_name_exercises_with_their_minutes():
 
 def test_two_discussions_a_chapter():
     for i, row in enumerate(ROWS):
-        assert re.search(rf"^### {row.number} ", PLANS, re.M), row.name
+        lacks = f"instructors/plans.md: ### {row.number} … with **{i}.1** and **{i}.2**"
+        assert re.search(rf"^### {row.number} ", PLANS, re.M), lacks
         for j in (1, 2):
-            (prompt,) = re.findall(rf"\*\*{i}\.{j}\*\*(.*?)(?=\n\n|\Z)", PLANS, re.S)
-            assert "*Listen for:*" in " ".join(prompt.split())
+            found = re.findall(rf"\*\*{i}\.{j}\*\*(.*?)(?=\n\n|\Z)", PLANS, re.S)
+            assert len(found) == 1, f"{lacks}, each once"
+            assert "*Listen for:*" in " ".join(found[0].split()), f"{i}.{j}"
 
 
 def test_the_sections_that_plans_name_are_there():

@@ -240,7 +240,8 @@ def test_there_are_two_ideas_for_each_chapter_about_exercises_that_exist():
     parts = re.split(r"^### Chapter (\d\d), ", text, flags=re.MULTILINE)[1:]
     ideas = dict(zip(parts[::2], parts[1::2]))
     chapters = sorted((ROOT / "chapters").glob("[0-9][0-9]_*.ipynb"))
-    assert [*ideas] == [path.name[:2] for path in chapters]
+    lacks = "instructors/variants.md: '### Chapter NN, …', one for each chapter"
+    assert [*ideas] == [path.name[:2] for path in chapters], lacks
     for path in chapters:
         named = re.findall(r"^- \*([^*]+):\* \*\*", ideas[path.name[:2]], re.MULTILINE)
         found = exercises(nbformat.read(path, as_version=4))

@@ -17,11 +17,15 @@ from glob import glob
 
 from tools.environment import (
     ROOT,
+    SUPPORTED,
     VENV,
     ensure,
     find_python,
+    install,
+    make,
     pip_install,
     program,
+    works,
 )
 
 # Tasks that are one program: what it needs, the program, what it does.
@@ -170,8 +174,11 @@ def constraints():
     +cpu, and what only torch's builds for GPUs bring, which pin it themselves.
     """
     path = ROOT / "constraints.txt"
-    python = ensure("tests") if not (VENV / "installed").exists() else program()
-    pip_install(VENV, "-r", "requirements-dev.txt")
+    python = program(VENV)
+    if not works(VENV, SUPPORTED):
+        make(VENV, SUPPORTED)
+    print("Resolving what the pins allow (some minutes)", flush=True)
+    install(VENV, "-r", "requirements-dev.txt", "-r", "requirements-audit.txt")
     frozen = subprocess.run(
         [python, "-m", "pip", "freeze"], stdout=subprocess.PIPE, text=True, check=True
     )

@@ -135,8 +135,16 @@ def pip_install(venv: Path, *arguments: str) -> None:
     if subprocess.run(command, cwd=str(ROOT)).returncode:
         sys.exit(
             "The packages could not be installed (pip says why above): check the "
-            "network and the free disk space, then run it again."
+            "network and the free disk space, then run it again. After a change of "
+            "requirements*.txt: make constraints."
         )
+
+
+def install(venv: Path, *arguments: str) -> None:
+    """The same; an environment in which it was interrupted is made anew."""
+    unfinished(venv).touch()
+    pip_install(venv, *arguments)
+    unfinished(venv).unlink()
 
 
 def stamped(kind: str) -> str:
@@ -165,9 +173,7 @@ def ensure(kind: str) -> str:
         return program(venv)
     if not usable or not asked(program(venv), "pip"):
         make(venv, versions)
-    unfinished(venv).touch()
     print("Installing the pinned packages (a few minutes the first time)", flush=True)
-    pip_install(venv, *arguments)
-    unfinished(venv).unlink()
+    install(venv, *arguments)
     stamp.write_text(stamped(kind) + "\n")
     return program(venv)

@@ -28,6 +28,12 @@ def new_chapter(name: str, root: Path) -> list[Path]:
     taken = sorted((root / "chapters").glob(f"{number}_*.ipynb"))
     if taken:
         sys.exit(f"There is a chapter {number}: {taken[0].name}. Take another number.")
+    for path in sorted((root / "utils" / "checks").glob("*.py")):
+        if f"\ndef {topic}(" in path.read_text(encoding="utf-8"):
+            sys.exit(
+                f"{path.name} has a {topic}, and the new check is named so, too: "
+                "take another word. Nothing is written."
+            )
     # The template's number, and the name of its check.
     new = {"template_99": topic, "99": number}
     targets = {
@@ -53,4 +59,4 @@ def new_chapter(name: str, root: Path) -> list[Path]:
 if __name__ == "__main__":
     for path in new_chapter(os.environ.get("NAME", ""), ROOT):
         print(path.relative_to(ROOT))
-    print("Now: write it (make lab), then make tidy, make book, make test.")
+    print("Now: write it (make lab), then what CONTRIBUTING says.")

@@ -29,7 +29,6 @@ from exercises import Exercise, exercises, tags
 from repository import ROOT
 
 INTO = Path("_release") / "otter"
-PACKAGES = ("torch", "numpy", "scipy", "matplotlib", "joblib")
 QUARTERS = 4
 ANSWER = re.compile(r"</?details>|<summary>.*?</summary>")
 
@@ -143,8 +142,8 @@ def main(root: Path = ROOT) -> None:
         sys.exit('Which chapters? Write: make otter CHAPTERS="07 09"')
     paths = [homework.chapter_path(number, root) for number in chapters]
     built = {path: homework.build(path, root) for path in paths}
-    pins = (root / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    needed = [line for line in pins if line.startswith(PACKAGES)]
+    pins = homework.requirements(root)
+    needed = [line for line in pins if not line.startswith("jupyterlab")]
     for path, clean in built.items():
         folder = homework.write_folder(path.stem, clean, root, root / INTO)
         (folder / "requirements.txt").write_text("\n".join([*needed, ""]))

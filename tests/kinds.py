@@ -8,7 +8,7 @@ from pathlib import Path
 
 import nbformat
 import torch
-from nbformat.v4 import new_code_cell
+from nbformat.v4 import new_code_cell, new_markdown_cell
 
 from exercises import exercises
 from utils import checks
@@ -169,6 +169,18 @@ def in_a_new_cell(notebook):
     return FULL
 
 
+def in_a_text_cell(notebook):
+    empty(notebook)
+    notebook.cells.append(new_markdown_cell(f"```python\n{SOLUTION}\n```"))
+    return UNKNOWN
+
+
+def timed_in_a_new_cell(notebook):
+    empty(notebook)
+    notebook.cells.append(new_code_cell(f"%%time\n{SOLUTION}"))
+    return UNKNOWN
+
+
 def check_edited(notebook):
     empty(notebook)
     check(notebook).source = "print('Passed')"
@@ -181,6 +193,32 @@ def check_rebound(notebook):
         "checks.batch_norm_nd = lambda answer: True"
     )
     return UNKNOWN
+
+
+def checks_call_replaced(notebook):
+    cell(notebook).source = (
+        "from utils import checks\n\n"
+        "type(checks.batch_norm_nd).__call__ = lambda self, answer: True\n\n\n"
+        f"{FIRST.stub.source}"
+    )
+    return UNKNOWN
+
+
+def cases_removed(notebook):
+    cell(notebook).source = (
+        "from utils import checks\n\nchecks.batch_norm_nd.cases.clear()\n\n\n"
+        f"{FIRST.stub.source.replace('...', 'return x')}"
+    )
+    return UNKNOWN
+
+
+def tells_the_check_what_is_right(notebook):
+    source = FIRST.stub.source.replace("...", "return x")
+    cell(notebook).source = f"{source}\n\n\n" + (
+        "from utils import checks\n\nown = checks.batch_norm_nd\n"
+        "own.rights |= {case: [own.see(batch_norm_nd, case)] for case in own.cases}"
+    )
+    return NONE
 
 
 def comparison_rebound(notebook):
@@ -248,7 +286,9 @@ CASES = [
     perfect, as_it_is, empty, wrong, half_right, crashed, another_cell_crashed,
     crashed_after_the_answer, sys_exit, ends_python, endless, swallows_all,
     too_much_memory, ids_and_metadata_lost, colab, deleted, check_deleted, duplicated,
-    stub_copied_below, second_try_below, in_a_new_cell, check_edited, check_rebound,
+    stub_copied_below, second_try_below, in_a_new_cell, in_a_text_cell,
+    timed_in_a_new_cell, check_edited, check_rebound, checks_call_replaced,
+    cases_removed, tells_the_check_what_is_right,
     comparison_rebound, environment_changed, prints_to_stderr, helper_in_another_cell,
     helper_nowhere, renamed, magics, network, whole_chapter_with_solutions,
 ]  # fmt: skip

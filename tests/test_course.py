@@ -4,12 +4,14 @@ tests/test_nbgrader.py lets nbgrader grade, where it is installed.
 """
 
 import ast
+import copy
 import json
 import zipfile
 from pathlib import Path
 
 import nbformat
 import pytest
+import torch
 from nbformat import NotebookNode
 
 import build
@@ -17,9 +19,8 @@ import course
 import homework
 import otter_export
 from exercises import exercises
+from tests.kinds import CHAPTER, FIRST, ROOT, SOLUTION
 
-ROOT = Path(__file__).resolve().parent.parent
-CHAPTER = "02_mechanics"
 PATH = ROOT / "chapters" / f"{CHAPTER}.ipynb"
 
 
@@ -131,6 +132,32 @@ def test_otter_gets_the_points_the_hints_and_the_solutions_in_their_places(clean
             assert text.count(f"checks.{e.call.func.attr}(") == 1  # students' test
     quarters = [c for c in notebook.cells if "hidden: true" in c.source]
     assert len(quarters) == 4 * sum(not e.written for e in found)
+
+
+def test_what_the_cell_as_handed_out_gets_right_is_no_merit_in_otter():
+    """As in the clinic, where it has one defect."""
+    half = SOLUTION.replace(
+        "    dims", "    if x.dim() == 2:\n        return x\n    dims"
+    )
+    exercise = copy.deepcopy(FIRST)
+    exercise.stub.source = half
+    cells = otter_export.question(exercise, FIRST, hidden="")
+    quarters = [c.source for c in cells if "hidden: true" in c.source]
+    for answer, passed in ((half, 0), (SOLUTION, 4)):
+        env = {"torch": torch}
+        exec(answer, env)
+        assert sum(passes(source, env) for source in quarters) == passed
+
+
+def passes(source: str, env: dict) -> bool:
+    names = {}
+    exec(source, names)
+    (test,) = [f for name, f in names.items() if name.startswith("test_")]
+    try:
+        test(env)
+    except AssertionError:
+        return False
+    return True
 
 
 def test_a_book_without_solutions_is_made_of_files_without_them(tmp_path):

@@ -42,7 +42,9 @@ for cell in cells:
 @pytest.fixture
 def project(tmp_path):
     """A small course with an exercise that needs some of what is before it."""
-    return make_project(tmp_path)
+    root = make_project(tmp_path)
+    (root / "requirements.txt").write_text("torch==2.13.0\nnbval==0.11.0\n")
+    return root
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +117,11 @@ def test_every_solution_passes_in_the_unpacked_zip(built, name, tmp_path):
     done = solve(name, tmp_path / "student" / name)
     assert done.returncode == 0, (done.stdout + done.stderr)[-2000:]
     assert "github.com" not in str(built[name])
+
+
+def test_a_student_installs_what_runs_the_homework_and_no_more():
+    pins = [line.split("==")[0] for line in homework.requirements(ROOT)]
+    assert sorted(pins) == sorted(homework.PACKAGES)
 
 
 def test_a_notebook_alone_says_what_it_needs(built, tmp_path):

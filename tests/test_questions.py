@@ -101,7 +101,7 @@ def test_no_option_speaks_of_the_others():
         assert not re.search(r"of the above|all of these|none of these", text)
 
 
-# What an element of QTI 1.2 may contain, as the specification's DTD has it; only
+# What an element of QTI 1.2 may contain, as the DTD and the XSD have it; only
 # the elements that a quiz of ours needs.
 MATERIAL = r"(material )"
 CONTENT = {
@@ -138,6 +138,8 @@ ATTRIBUTES = {
     "response_str": {"ident"},
     "response_label": {"ident"},
     "varequal": {"respident"},
+    "vargte": {"respident"},
+    "varlte": {"respident"},
     "itemfeedback": {"ident"},
     "displayfeedback": {"linkrefid"},
 }
@@ -183,6 +185,9 @@ def test_canvas_gets_qti_as_specified(written):
         seen += [item.get("title") for item in root.iter("item")]
         ids = [e.get("ident") for e in root.iter("item")]
         assert len(ids) == len(set(ids))
+        for item in root.iter("item"):  # what is said, and when
+            told = {e.get("linkrefid") for e in item.iter("displayfeedback")}
+            assert told == {e.get("ident") for e in item.iter("itemfeedback")}
     assert sorted(seen) == sorted(q.id for q in both)
 
 

@@ -1,36 +1,33 @@
-"""Mathematics as MathML, which browsers draw without a script.
+"""The book's mathematics as MathML, which browsers draw without a script.
 
-math-core turns LaTeX into MathML Core while the book is built. The
-browser finds sizes of roots, sums and brackets in theme/math.woff2, a part
+The browser finds sizes of roots, sums and brackets in theme/math.woff2, a part
 of Latin Modern Math that tools/math_font.py cut out.
 """
 
-import re
+import sys
 from html import escape
+from pathlib import Path
 
 from docutils import nodes
-from math_core import LatexError, LatexToMathML
 from sphinx.util import logging
 
+TOOLS = Path(__file__).resolve().parents[1] / "tools"
+sys.path.append(str(TOOLS))  # Sphinx is not started from there
+
+import formulas  # noqa: E402
+
 LOGGER = logging.getLogger(__name__)
-CONVERTER = LatexToMathML(annotation=False, fancy_error=False)
-# MathML has no space between two rows of its own; css spaces all rows alike.
-ROW_SPACE = re.compile(r"\\\\\[[^\]]*\]")
 
 
 def mathml(latex, display, location=None):
-    r"""Return the formula as MathML; warn, and return LaTeX, if it is none.
+    """Return the formula as MathML; warn, and return LaTeX, if it is none.
 
     display: on a line of its own, as between `$$`.
     """
     try:
-        return CONVERTER.convert_with_local_state(
-            ROW_SPACE.sub(r"\\\\", latex), displaystyle=display
-        )
-    except LatexError as error:
-        LOGGER.warning(
-            "formula not understood: %s: %s", latex, error, location=location
-        )
+        return formulas.mathml(latex, display)
+    except ValueError as error:
+        LOGGER.warning("%s", error, location=location)
         return f"<code>{escape(latex)}</code>"
 
 

@@ -252,7 +252,8 @@ class Before:
     """What earlier answers did: the same, with the same homework, need not run.
 
     So marks that were typed enter the pages within seconds. What was not judged
-    runs again: the machine may have been busy, or short of memory.
+    runs again, as the machine may have been busy or short of memory; but not where
+    a person has given the mark since.
     """
 
     def __init__(self, path: Path, folder: Path):
@@ -268,11 +269,15 @@ class Before:
     def key(self, job: dict) -> str:
         return digest(json.dumps(job["exercises"]).encode())
 
-    def find(self, job: dict) -> dict | None:
-        return self.known.get(self.key(job))
+    def find(self, job: dict, marks: dict | None) -> dict:
+        """What it did, {} where it has to run; marks: the student's in marks.csv."""
+        done = self.known.get(self.key(job), {})
+        unsure = [number for number, ran in done.items() if not is_sure(ran)]
+        given = (marks or {}).get
+        return {} if any(given(number) is None for number in unsure) else done
 
     def keep(self, job: dict, done: dict) -> None:
-        if done and all(map(is_sure, done.values())):
+        if done:
             self.new[self.key(job)] = done
 
     def write(self) -> None:
@@ -453,9 +458,12 @@ def run_all(jobs: dict[str, dict], workers: list[Worker], limits: dict) -> dict:
 
 
 def grade_class(
-    students: dict, path: Path, clean, set_up: dict, into: Path
+    students: dict, path: Path, clean, set_up: dict, into: Path, table: dict
 ) -> tuple[dict, str]:
-    """{student: (grades, flags)}, and how their code was run."""
+    """{student: (grades, flags)}, and how their code was run.
+
+    table: student: exercise: mark, as it stands in marks.csv.
+    """
     found = exercises(clean)
     chapter = private.chapter(path)
     papers = {s: prepare(h, found, clean, chapter) for s, h in students.items()}
@@ -463,7 +471,9 @@ def grade_class(
     jobs = {student: job for student, job in jobs.items() if job["exercises"]}
     with unpacked(path, clean) as folder:
         known = Before(into / "ran.json", folder)
-    ran = {s: done for s, job in jobs.items() if (done := known.find(job))}
+    ran = {
+        s: done for s, job in jobs.items() if (done := known.find(job, table.get(s)))
+    }
     new = {student: job for student, job in jobs.items() if student not in ran}
     how = "no process: all of it had run before"
     if new:
@@ -490,11 +500,11 @@ def main(root: Path = ROOT, into: Path = ROOT / GRADES) -> None:
     found = exercises(clean)
     folder = into / path.stem
     folder.mkdir(parents=True, exist_ok=True)
-    read_table(folder / "marks.csv", found)  # a mark that is none is told now
+    table = read_table(folder / "marks.csv", found)  # a mark that is none is told now
     students = collect(set_up["source"], path.stem, clean)
     if not students:
         sys.exit(f"FROM={set_up['source']}: there is no file in it.")
-    results, how = grade_class(students, path, clean, set_up, folder)
+    results, how = grade_class(students, path, clean, set_up, folder, table)
     marks, hand = merge(folder, results, found)
     seconds = time.monotonic() - start
     how = f"{how}; {seconds:.0f} s with {set_up['jobs']} workers."

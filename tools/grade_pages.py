@@ -10,10 +10,10 @@ from pathlib import Path
 
 import yaml
 from jinja2 import Environment, FileSystemLoader
-from markdown_it import MarkdownIt
 from markupsafe import Markup
 from nbformat import NotebookNode
 
+import formulas
 from exercises import Exercise, exercises
 from homework import LINK
 
@@ -41,7 +41,7 @@ def file_name(student: str, taken: set[str]) -> str:
 def rendered(markdown: str) -> Markup:
     """Our own text, a question or its answer, as HTML."""
     text = LINK.sub(r"\1", markdown)  # a page alone leads nowhere
-    return Markup(MarkdownIt("commonmark").enable("table").render(text))
+    return Markup(formulas.markdown().render(text))
 
 
 def rubric_of(exercise: Exercise, rubrics: dict) -> list[dict]:
@@ -152,7 +152,8 @@ class Pages:
             for i, e in enumerate(self.found)
             if e.written
         ]
-        self.page("questions.html", "questions", questions=questions)
+        font = formulas.font()
+        self.page("questions.html", "questions", questions=questions, font=font)
 
     def hints(self, results: dict, files: dict[str, str]) -> list[dict]:
         """Each hint with the students who have it, the most frequent first."""

@@ -40,6 +40,7 @@ HOMEWORK = Path("_release") / "homework"
 IMPORTS = re.compile(r"# @title .*\b[Ii]mports\b")
 NAME_CELL = "student-name"
 NAME = "**Name:** *write yours here*"
+PACKAGES = ("torch", "numpy", "scipy", "matplotlib", "joblib", "jupyterlab")
 LINK = re.compile(r"\[([^\]]+)\]\((?!https?:)[^)]+\)")
 TITLE = """# Homework: {title}
 
@@ -193,6 +194,12 @@ def build(path: Path, root: Path, fetch: str = "") -> NotebookNode:
     return result
 
 
+def requirements(root: Path) -> list[str]:
+    """What runs the homework, as the course pins it: not what builds the book."""
+    pins = (root / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in pins if line.startswith(PACKAGES)]
+
+
 def write_folder(
     name: str, notebook: NotebookNode, root: Path, into: Path, hidden: bool = False
 ) -> Path:
@@ -201,6 +208,8 @@ def write_folder(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     copy_course(root, folder)
+    lines = "\n".join([*requirements(root), ""])
+    (folder / "requirements.txt").write_text(lines, encoding="utf-8")
     private.add_checks(folder, notebook, hidden)
     nbformat.write(notebook, folder / f"{name}.ipynb")
     return folder

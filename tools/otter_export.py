@@ -9,7 +9,8 @@ what it imports. There, with otter-grader 7 of instructors/requirements-otter.tx
     otter run -a dist/autograder/*.zip answers/07_batch_size_one.ipynb
 
 Students see the hints of our check as a public test; the points are on hidden ones,
-a quarter for each quarter of the cases. With SECRET=folder they try hidden cases.
+a quarter for each quarter of the cases; what the cell as handed out gets right, in
+the clinic, is no merit. With SECRET=folder they try hidden cases.
 """
 
 import os
@@ -28,7 +29,6 @@ from exercises import Exercise, exercises, tags
 from repository import ROOT
 
 INTO = Path("_release") / "otter"
-PACKAGES = ("torch", "numpy", "scipy", "matplotlib", "joblib")
 QUARTERS = 4
 ANSWER = re.compile(r"</?details>|<summary>.*?</summary>")
 
@@ -49,9 +49,12 @@ HIDDEN = """def test_{name}_{quarter}(env):
         check = more.get("{check}", checks.{check})
         if "CASES" in more:
             check.add(more["CASES"])
-        env["result of {name}"] = check(env["{answer}"])
-    right, tried = env["result of {name}"].cases
-    assert {total} * right >= {quarter} * tried
+        given = dict(env)
+        exec({stub!r}, given)
+        own, stub = check(env["{answer}"]), check(given["{answer}"])
+        env["result of {name}"] = own.cases, stub.cases
+    (right, tried), (unearned, _) = env["result of {name}"]
+    assert {total} * (right - unearned) >= {quarter} * (tried - unearned)
 """
 
 
@@ -86,6 +89,7 @@ def question(exercise: Exercise, solved: Exercise, hidden: str) -> list[Notebook
         "check": exercise.call.func.attr,
         "answer": exercise.answer,
         "hidden": hidden,
+        "stub": exercise.stub.source,
         "total": QUARTERS,
     }
     tests = [test(PUBLIC.format(**parts), points=0)]
@@ -138,8 +142,8 @@ def main(root: Path = ROOT) -> None:
         sys.exit('Which chapters? Write: make otter CHAPTERS="07 09"')
     paths = [homework.chapter_path(number, root) for number in chapters]
     built = {path: homework.build(path, root) for path in paths}
-    pins = (root / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    needed = [line for line in pins if line.startswith(PACKAGES)]
+    pins = homework.requirements(root)
+    needed = [line for line in pins if not line.startswith("jupyterlab")]
     for path, clean in built.items():
         folder = homework.write_folder(path.stem, clean, root, root / INTO)
         (folder / "requirements.txt").write_text("\n".join([*needed, ""]))

@@ -247,7 +247,15 @@ def marked(cell: NotebookNode, exercise: Exercise) -> bool:
     return grade_id == f"ex-{exercise.number}" or cell.get("id") == exercise.stub.id
 
 
-def find_code(exercise: Exercise, clean: NotebookNode, handed: NotebookNode) -> Answer:
+def seems_to_answer(cell: NotebookNode, name: str) -> bool:
+    """Whether a cell has the answer as text: also one that is no code, or a magic's."""
+    name = re.escape(name)
+    return bool(re.search(rf"^\s*((def|class) +{name}\b|{name} *=)", cell.source, re.M))
+
+
+def find_code(
+    exercise: Exercise, clean: NotebookNode, handed: NotebookNode, known: set[str]
+) -> Answer:
     """The answer to an exercise in code, with what it needs of other cells."""
     cells = [c for c in handed.cells if c.cell_type == "code" and not is_solution(c)]
     by_mark = [c for c in cells if marked(c, exercise)]
@@ -256,8 +264,15 @@ def find_code(exercise: Exercise, clean: NotebookNode, handed: NotebookNode) -> 
     changed = [c for c in by_name if not same(c.source, stub)]
     changed = changed or [c for c in by_mark if not same(c.source, stub)]
     if not changed:
-        state = "empty" if by_mark or by_name else "lost"
-        return Answer(stub, state=state)
+        known = known | {cell.source.strip() for cell in clean.cells}
+        new = [c for c in handed.cells if c.source.strip() not in known]
+        elsewhere = any(
+            seems_to_answer(c, exercise.answer)
+            for c in new
+            if not is_solution(c) and not same(c.source, stub)
+        )
+        present = (by_mark or by_name) and not elsewhere
+        return Answer(stub, state="empty" if present else "lost")
     answer = Answer(changed[-1].source)
     if len({c.source.strip() for c in changed}) > 1:
         answer.flags.append(f"{len(changed)} cells answer it: the last was graded")
@@ -333,6 +348,6 @@ def find_answers(
     return {
         e.number: find_words(e, clean, handed, known)
         if e.written
-        else find_code(e, clean, handed)
+        else find_code(e, clean, handed, known)
         for e in found
     }

@@ -87,8 +87,10 @@ def test_where_nothing_was_measured_nothing_is_added():
 
 def test_it_is_short():
     long = "; ".join(f"net {i} gets {i} % [{i}, {i}] of them right" for i in range(99))
-    for texts in ([LEAD] * 40, [long]):
-        (alt,) = said(FIGURE, *texts)
+    table = "A heading of the table: that is long\n" + printed("x" * 150, 3, 2, 4)
+    for texts in ([LEAD] * 40, [long], [table]):
+        (measured,) = figure_values.values([FIGURE, *texts])
+        alt = figure_values.complete(DRAWN.ljust(200), measured)
         assert re.search(r"Measured: .*\d", alt)
         assert 200 < len(alt) <= figure_values.LONGEST
 
@@ -108,7 +110,7 @@ def test_every_figure_beside_claims_says_what_was_measured(path):
     for section in re.split(r"<h2", body):
         tags = re.findall(r'<img class="for-\w+"[^>]* alt="([^"]*)"', section)
         alts = [html.unescape(alt) for alt in tags]
-        text = re.sub(r"<[^>]*>", "", html.unescape(section))
+        text = html.unescape(re.sub(r"<[^>]*>", "", section))
         for alt in alts:
             shape, _, measured = alt.partition(" Measured: ")
             found[shape] = found.get(shape, 0) + 1

@@ -107,20 +107,25 @@ def values(section: Iterable) -> list[list[str]]:
     return added
 
 
-def complete(alt: str, measured: list[str]) -> str:
-    """The alternative text with as many of the values as there is room for.
+def shorter(statement: str) -> str:
+    """The statement without its last clause, or without its table's heading."""
+    for cut in (r"[,;] [^,;]*$", r"^[^:]*: "):
+        less = re.sub(cut, "", statement)
+        if VALUE.search(less) and less != statement:
+            return less
+    return statement
 
-    A first statement that is too long loses clauses, from its end.
-    """
+
+def complete(alt: str, measured: list[str]) -> str:
+    """The alternative text with as many of the values as there is room for."""
     if not measured:
         return alt
-    text = f"{alt} Measured: {measured[0]}"
-    while len(text) >= LONGEST:
-        shorter = re.sub(r"[,;] [^,;]*$", "", text)
-        if shorter == text or not VALUE.search(shorter, len(alt)):
-            break
-        text = shorter
-    for statement in measured[1:]:
+    alt += " Measured: "
+    first, *rest = measured
+    while len(alt) + len(first) >= LONGEST and shorter(first) != first:
+        first = shorter(first)
+    text = alt + first
+    for statement in rest:
         if len(text) + len(statement) + 2 >= LONGEST:
             break
         text += f"; {statement}"

@@ -451,7 +451,7 @@ def test_the_menu_opens_and_closes_at_400_percent(address, browser):
     opener = page.locator("button.primary-toggle:visible").first
     opener.press("Enter")
     menu = page.locator("dialog[open]")
-    link = menu.get_by_role("link", name="Running the course")
+    link = menu.get_by_role("link", name="10 Deployment")
     link.scroll_into_view_if_needed()
     box = link.bounding_box()
     assert box["y"] >= 0 and box["y"] + box["height"] <= ZOOMED["height"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import environment
+from tools import __main__ as tools
 from tools.__main__ import HELP, LATE, PROGRAMS, SPECIAL, constraints
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,6 +69,45 @@ def test_options_are_words_or_variables(tmp_path):
         done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True)
         assert b"'ftp://x' is not the address of a GitHub or GitLab" in done.stderr
         assert done.returncode == 1
+
+
+def test_tests_that_passed_are_run_again_when_a_file_changes(tmp_path, monkeypatch):
+    ran, result = [], 0
+
+    def fake_run(python, command, **env):
+        ran.append(" ".join(command) if isinstance(command, list) else command)
+        return result
+
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    monkeypatch.setattr(tools, "ROOT", tmp_path)
+    monkeypatch.setattr(tools, "VENV", tmp_path / ".venv")
+    monkeypatch.setattr(tools, "PASSED", tmp_path / "_build" / "passed.json")
+    monkeypatch.setattr(tools, "ensure", lambda kind: "python")
+    monkeypatch.setattr(tools, "run", fake_run)
+    monkeypatch.delenv("FRESH", raising=False)
+    (tmp_path / ".gitignore").write_text(".venv\n_build\n")
+    (tmp_path / ".venv").mkdir()
+    for name in ("pyvenv.cfg", "installed"):
+        (tmp_path / ".venv" / name).touch()
+
+    def stages():
+        ran.clear()
+        tools.test()
+        return len(ran)
+
+    assert [stages(), stages()] == [5, 3]  # lint, chapters and book each time
+    (tmp_path / "new.py").touch()
+    assert [stages(), stages()] == [5, 3]
+    (tmp_path / "new.py").write_text("1\n")
+    result = 1
+    with pytest.raises(SystemExit, match="this stage failed: lint"):
+        stages()
+    result = 0
+    assert stages() == 5
+    monkeypatch.setenv("CI", "true" if os.environ.get("CI") is None else "")
+    assert stages() == 5
+    monkeypatch.setenv("FRESH", "1")
+    assert stages() == 5
 
 
 def test_the_newest_suitable_python_is_taken(pythons):

@@ -6,6 +6,8 @@ Options are words NAME=VALUE, or variables of the environment. What runs in .ven
 makes it when it is missing. Any Python there is runs this: see environment.py.
 """
 
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -45,6 +47,7 @@ HELP = """\
 book         build the book; the last line is its address
              (SOLUTIONS=no: without the solutions)
 test         everything that must hold: lint, tests, chapters, book
+             (FRESH=1: also what passed on the same files)
 lab          open the chapters in JupyterLab
 release      write the students' notebooks, without solutions
 homework     write a chapter's exercises to hand out (CHAPTERS="07 09")
@@ -84,10 +87,13 @@ NBVAL = (
     " --nbval-cell-timeout=180 --ignore=chapters/template chapters"
 )
 QUIET = {"OMP_NUM_THREADS": "1", "COURSE_PROGRESS": "0"}
+# The other tests share the cores: see tests/conftest.py for which goes where.
+PYTEST = "-m pytest -q -n auto --maxprocesses=4 --dist loadgroup".split()
 # These need what nbval recorded, the built book, or a clone: they come last.
 LAST = ["margins", "book", "weight", "found", "search", "slides", "self_test"]
 LAST += ["widgets", "aids", "colab"]
 LATE = [f"tests/test_{name}.py" for name in LAST]
+PASSED = ROOT / "_build" / "passed.json"  # tests -> contents() on which they passed
 BUILT = ["_build", "_release", ".pytest_cache", ".ruff_cache", ".hypothesis"]
 
 
@@ -105,21 +111,49 @@ def run(python, command, **env):
             continue  # it ends in its own way; JupyterLab asks first
 
 
+def contents():
+    """A checksum of all that git knows or would add, and of what is installed."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=str(ROOT), stdout=subprocess.PIPE)
+    names = [os.fsdecode(name) for name in sorted(listed.stdout.split(b"\0")) if name]
+    paths = [path for path in map(ROOT.joinpath, names) if path.is_file()]
+    # On CI a test fails that elsewhere is skipped for want of a browser.
+    total = hashlib.sha256(os.environ.get("CI", "").encode())
+    for path in [*paths, VENV / "pyvenv.cfg", VENV / "installed"]:
+        total.update(str(path).encode() + b"\0" + path.read_bytes())
+    return total.hexdigest() if paths else ""  # no checkout: nothing to go by
+
+
 def test():
-    """All stages, one after the other; the first that fails ends it."""
+    """All stages, one after the other; the first that fails ends it.
+
+    Tests that passed on the very same files are not run again, unless FRESH=1. (The
+    chapters and the book see for themselves what has changed: tools/executed.py.)
+    """
     python = ensure("tests")
     early = [f"--ignore={name}" for name in LATE]
+    before, passed = contents(), {}
+    if PASSED.exists() and not os.environ.get("FRESH"):
+        passed = json.loads(PASSED.read_text(encoding="utf-8"))
     stages = {
         "lint": "tools/lint.py",
-        "unit tests": ["-m", "pytest", "-q", "tests", *early],
+        "unit tests": [*PYTEST, "tests", *early],
         "chapters (nbval)": NBVAL,
         "book build": "tools/build.py",
-        "margins and built book": ["-m", "pytest", "-q", *LATE],
+        "margins and built book": [*PYTEST, *LATE],
     }
     for name, command in stages.items():
         print(f"== {name}", flush=True)
+        kept = command[: len(PYTEST)] == PYTEST
+        if kept and before and passed.get(name) == before:
+            print("passed before on the same files (FRESH=1 runs them again)")
+            continue
         if run(python, command, **(QUIET if command is NBVAL else {})):
             sys.exit(f"make test: stopped, because this stage failed: {name}")
+        if kept and contents() == before:
+            passed[name] = before
+            PASSED.parent.mkdir(exist_ok=True)
+            PASSED.write_text(json.dumps(passed), encoding="utf-8")
     print("make test: all stages passed")
     return 0
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
 from pypdf import PdfReader
 
 from tests.browser import HTML
@@ -457,7 +458,7 @@ def test_the_menu_opens_and_closes_at_400_percent(address, browser):
     assert box["y"] >= 0 and box["y"] + box["height"] <= ZOOMED["height"]
     page.keyboard.press("Escape")
     menu.wait_for(state="detached")
-    assert opener.evaluate("e => e === document.activeElement")
+    expect(opener).to_be_focused()
     page.close()
 
 

@@ -284,7 +284,9 @@ def look_at(page, address, name, theme, visit):
         page.set_viewport_size({"width": width, "height": 800})
         page.evaluate(FRAMES)  # the page hears of its new width, and draws
         # What has just been opened fades in: half-way its contrast is too low.
+        # A sidebar slides: the text's width changes once more.
         page.evaluate("() => document.getAnimations().forEach(a => a.finish())")
+        page.evaluate(FRAMES)
         setting = f"{theme}, {width} px"
         if overflow := page.evaluate(OVERFLOW):
             visit.overflow.append(f"{setting}: {overflow}")

@@ -25,6 +25,8 @@ function markScrollers() {
   }
 }
 
+// The text's place changes with the window, a fold, and while a sidebar slides.
 addEventListener("load", markScrollers);
-addEventListener("resize", markScrollers);
-document.addEventListener("toggle", markScrollers, { capture: true });
+for (const part of document.querySelectorAll("main, article")) {
+  new ResizeObserver(markScrollers).observe(part);
+}

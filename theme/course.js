@@ -30,3 +30,12 @@ addEventListener("load", markScrollers);
 for (const part of document.querySelectorAll("main, article")) {
   new ResizeObserver(markScrollers).observe(part);
 }
+
+// Who closes a menu is back at the button that opened it.
+for (const side of ["primary", "secondary"]) {
+  const menu = document.getElementById(`pst-${side}-sidebar-modal`);
+  menu?.addEventListener("close", () => {
+    const buttons = [...document.querySelectorAll(`.${side}-toggle`)];
+    setTimeout(() => buttons.find((button) => button.checkVisibility())?.focus());
+  });
+}

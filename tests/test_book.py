@@ -1,17 +1,20 @@
 """The built book, seen page by page in a browser without a network.
 
 Each page is opened twice, in the light theme on a desktop and in the dark one
-on a phone, and then made narrow and wide. Every test then reads what was seen
-(`Visit`); none opens a page again.
+on a phone that asks for less motion, and then made narrow and wide. Every test
+then reads what was seen (`Visit`); none opens a page again.
 """
 
 import gzip
+import io
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 import yaml
 from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import expect
+from pypdf import PdfReader
 
 from tests.browser import HTML
 
@@ -23,8 +26,9 @@ PAGES = sorted(
 )
 SIZES = {"light": (1280, 800), "dark": (390, 844)}
 WIDTHS = (320, 768, 1280)
-# What the theme or the width may change; the rest of axe's rules run once.
-CHANGING = ["color-contrast", "scrollable-region-focusable", "target-size"]
+ZOOMED = {"width": 320, "height": 200}  # what 400 % leaves of 1280 x 800
+MOST_PAPER = 15  # pages of a chapter
+PRINTED = ["02_mechanics", "07_batch_size_one", "10_deployment"]
 
 KB = {"index.html": 120}  # at most, on a first visit; other pages:
 MOST_KB = 250
@@ -96,6 +100,117 @@ PLAIN = """() => {
         kinds.forEach(kind => seen.add(kind));
     }
 }"""
+# Contrast took four fifths of axe's time: it looks at every element with text.
+# Here at three of each look, which is its color, its letters, and what is behind.
+LOOKS = """() => {
+    axe.configure({rules: [
+        {id: "color-contrast", selector: "[data-look]"},
+        {id: "link-in-text-block", selector: "a[href][data-look]"},
+    ]});
+    const behind = new Map(), seen = new Map();
+    for (const e of document.querySelectorAll("*")) {
+        const s = getComputedStyle(e);
+        const own = [s.backgroundColor, s.backgroundImage, s.opacity, s.position];
+        const plain = own.join() === "rgba(0, 0, 0, 0),none,1,static";
+        behind.set(e, (behind.get(e.parentElement) ?? "") + (plain ? "" : own));
+        const text = [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
+        const shown = (text || e.matches("input, select")) && e.checkVisibility();
+        const look = [behind.get(e), s.color, s.fontSize, s.fontWeight].join();
+        const count = (seen.get(look) ?? 0) + shown;
+        seen.set(look, count);
+        e.toggleAttribute("data-look", shown && count <= 3);
+        if (e.hasAttribute("data-look")) e.closest("a")?.setAttribute("data-look", "");
+    }
+}"""
+# preload would fetch style sheets anew, from wrong addresses.
+AXE = """() => axe.run({preload: false, resultTypes: ["violations"]})
+    .then(results => results.violations)"""
+
+# Of each kind of thing that takes the focus the first that shows no ring.
+RINGS = """() => {
+    const light = color => {
+        const [r, g, b] = color.match(/[\\d.]+/g).map(part => {
+            const c = part / 255;
+            return c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+        });
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const ground = e => {
+        for (let up = e; up; up = up.parentElement ?? up.getRootNode().host) {
+            if (up === e) continue;
+            const color = getComputedStyle(up).backgroundColor;
+            if (!/, 0\\)$/.test(color)) return color;
+        }
+        return "rgb(255, 255, 255)";
+    };
+    const kinds = new Set(), bare = [];
+    const roots = [...document.querySelectorAll("*")].map(e => e.shadowRoot);
+    const all = [document, ...roots.filter(root => root)].flatMap(
+        root => [...root.querySelectorAll(
+            "a[href], button, summary, input, select, textarea, [tabindex='0']")]);
+    for (const e of all) {
+        const part = e.closest("header, nav, dialog, main, aside, footer, pre, svg");
+        const kind = [e.tagName, e.type, e.className.baseVal ?? e.className,
+            part?.tagName, part?.className].join();
+        if (kinds.has(kind) || e.disabled || !e.checkVisibility()) continue;
+        kinds.add(kind);
+        e.focus({preventScroll: true, focusVisible: true});
+        if (e.getRootNode().activeElement !== e) continue;
+        const s = getComputedStyle(e);
+        const [low, high] = [light(s.outlineColor), light(ground(e))]
+            .sort((a, b) => a - b);
+        // "auto" is the browser's own: dark with a light line around it.
+        const ring = s.outlineStyle === "auto" || (s.outlineStyle !== "none" &&
+            parseFloat(s.outlineWidth) >= 2 && (high + 0.05) / (low + 0.05) >= 3);
+        if (!ring) bare.push(`${e.outerHTML.slice(0, 120)} (${s.outline})`);
+    }
+    document.activeElement.blur();
+    return {kinds: kinds.size, bare};
+}"""
+
+# What lies over the text in the middle of the page, on a very low screen.
+COVERING = """() => {
+    scrollTo({top: document.documentElement.scrollHeight / 2, behavior: "instant"});
+    const found = new Set();
+    for (let y = 5; y < innerHeight; y += 10) {
+        let e = document.elementFromPoint(innerWidth / 2, y);
+        for (; e; e = e.parentElement)
+            if (["fixed", "sticky"].includes(getComputedStyle(e).position))
+                found.add(e.outerHTML.slice(0, 120));
+    }
+    return [...found];
+}"""
+
+# What moves, or would at a touch.
+MOVING = """() => [...document.querySelectorAll("*")].filter(e => {
+    const s = getComputedStyle(e);
+    const lasts = times => times.split(",").some(time => parseFloat(time) > 0.01);
+    return s.scrollBehavior === "smooth" || lasts(s.transitionDuration) ||
+        (s.animationName !== "none" && lasts(s.animationDuration));
+}).map(e => e.outerHTML.slice(0, 120))"""
+
+# What ink would draw around nothing, and what paper cannot use.
+ON_PAPER = """() => {
+    const all = [...document.querySelectorAll("main *")], full = new Set();
+    for (const e of all) {
+        const shows = e.shadowRoot || e.matches("img, svg, math, input, hr, td, th") ||
+            [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
+        if (!shows || !e.checkVisibility()) continue;
+        for (let up = e; up && !full.has(up); up = up.parentElement) full.add(up);
+    }
+    const clear = color => /, 0\\)$/.test(color);
+    const empty = all.filter(e => {
+        const s = getComputedStyle(e), box = e.getBoundingClientRect();
+        const drawn = !clear(s.backgroundColor) ||
+            (parseFloat(s.borderTopWidth) && !clear(s.borderTopColor));
+        return drawn && box.height > 4 && box.width > 4 && e.checkVisibility() &&
+            !full.has(e) && !e.closest("svg, math, tr");
+    });
+    const useless = [...document.querySelectorAll(
+        "nav, .bd-sidebar, .bd-header-article, footer .prev-next-area, button")]
+        .filter(e => e.checkVisibility() && e.getBoundingClientRect().height > 1);
+    return [...empty, ...useless].map(e => e.outerHTML.slice(0, 120));
+}"""
 
 
 @dataclass(repr=False)
@@ -110,6 +225,10 @@ class Visit:
     shift: dict = field(default_factory=dict)  # theme -> Chromium's score
     overflow: list[str] = field(default_factory=list)
     axe: list[str] = field(default_factory=list)
+    rings: list[str] = field(default_factory=list)
+    covering: list[str] = field(default_factory=list)
+    moving: list[str] = field(default_factory=list)
+    on_paper: list[str] = field(default_factory=list)
 
 
 @pytest.fixture(scope="session")
@@ -118,7 +237,9 @@ def visit(address, browser):
     visits = {}
     contexts = {
         theme: browser.new_context(
-            color_scheme=theme, viewport={"width": width, "height": height}
+            color_scheme=theme,
+            viewport={"width": width, "height": height},
+            reduced_motion="reduce" if theme == "dark" else "no-preference",
         )
         for theme, (width, height) in SIZES.items()
     }
@@ -170,16 +291,32 @@ def look_at(page, address, name, theme, visit):
     page.wait_for_function("() => [...document.images].every(i => i.complete)")
     visit.look = page.evaluate(LOOK)
     page.evaluate(PLAIN)
+    page.evaluate(Axe().axe_script)
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 800})
         page.evaluate(READ)
         # What has just been opened fades in: half-way its contrast is too low.
+        # A sidebar slides: the text's width changes once more.
         page.evaluate("() => document.getAnimations().forEach(a => a.finish())")
+        page.evaluate(FRAMES)
         setting = f"{theme}, {width} px"
         if overflow := page.evaluate(OVERFLOW):
             visit.overflow.append(f"{setting}: {overflow}")
-        all_rules = theme == "light" and width == WIDTHS[-1]
-        visit.axe += [f"{setting}: {found}" for found in violations(page, all_rules)]
+        page.evaluate(LOOKS)
+        visit.axe += [f"{setting}: {found}" for found in violations(page)]
+        rings = page.evaluate(RINGS)
+        assert rings["kinds"] > 5, setting  # the page has more to focus than that
+        visit.rings += [f"{setting}: {bare}" for bare in rings["bare"]]
+    if theme == "dark":
+        visit.moving = page.evaluate(MOVING)
+        page.set_viewport_size(ZOOMED)
+        page.evaluate(FRAMES)
+        visit.covering = page.evaluate(COVERING)
+        if overflow := page.evaluate(OVERFLOW):
+            visit.overflow.append(f"zoomed: {overflow}")
+    else:
+        page.emulate_media(media="print")
+        visit.on_paper = page.evaluate(ON_PAPER)
 
 
 def kilobytes(url, address):
@@ -192,13 +329,9 @@ def kilobytes(url, address):
     return len(data if packed else gzip.compress(data, 6)) / 1024
 
 
-def violations(page, all_rules):
-    """Return what axe finds wrong in a page as it is now, each in a line."""
-    # preload would fetch style sheets anew, from wrong addresses.
-    options = {"preload": False, "resultTypes": ["violations"]}
-    if not all_rules:
-        options["runOnly"] = {"type": "rule", "values": CHANGING}
-    for found in Axe().run(page, options=options).response["violations"]:
+def violations(page):
+    """Yield what axe finds wrong in a page as it is now, each in a line."""
+    for found in page.evaluate(AXE):
         nodes = [node["html"][:150] for node in found["nodes"]]
         yield (
             f"{found['id']} ({found['impact']}) in {len(nodes)} places, such as "
@@ -266,6 +399,26 @@ def test_is_accessible(visit, name):
 
 
 @every_page
+def test_what_has_the_focus_shows_it(visit, name):
+    assert not visit(name).rings, report(visit(name).rings)
+
+
+@every_page
+def test_nothing_covers_the_text_at_400_percent(visit, name):
+    assert not visit(name).covering, report(visit(name).covering)
+
+
+@every_page
+def test_nothing_moves_for_whom_that_is_too_much(visit, name):
+    assert not visit(name).moving, report(visit(name).moving)
+
+
+@every_page
+def test_paper_has_no_empty_box_and_no_button(visit, name):
+    assert not visit(name).on_paper, report(visit(name).on_paper)
+
+
+@every_page
 def test_says_where_one_is_and_what_folds(visit, name):
     look = visit(name).look
     outside = ("404.html", "genindex.html", "search.html")
@@ -305,3 +458,33 @@ def test_colab_and_binder_buttons_open_the_notebook(visit):
             f"https://mybinder.org/v2/gh/{place}/{repository['branch']}"
             f"?urlpath=lab/tree/{path}"
         ) in links
+
+
+def test_the_menu_opens_and_closes_at_400_percent(address, browser):
+    page = browser.new_page(viewport=ZOOMED)
+    page.goto(address + "chapters/07_batch_size_one.html")
+    opener = page.locator("button.primary-toggle:visible").first
+    opener.press("Enter")
+    menu = page.locator("dialog[open]")
+    link = menu.get_by_role("link", name="10 Deployment")
+    link.scroll_into_view_if_needed()
+    box = link.bounding_box()
+    assert box["y"] >= 0 and box["y"] + box["height"] <= ZOOMED["height"]
+    page.keyboard.press("Escape")
+    menu.wait_for(state="detached")
+    expect(opener).to_be_focused()
+    page.close()
+
+
+@pytest.mark.parametrize("name", PRINTED)
+def test_a_chapter_prints_well(address, browser, name):
+    page = browser.new_page()
+    page.goto(f"{address}chapters/{name}.html", wait_until="load")
+    headings = page.locator("main :is(h2, h3)").all_inner_texts()
+    printed = PdfReader(io.BytesIO(page.pdf(prefer_css_page_size=True)))
+    page.close()
+    assert 1 < len(printed.pages) <= MOST_PAPER
+    starts = [text.strip("# \n")[:30] for text in headings]
+    for number, sheet in enumerate(printed.pages, 1):
+        last = sheet.extract_text().strip().splitlines()[-1]
+        assert not any(last.startswith(start) for start in starts), (number, last)

@@ -255,6 +255,19 @@ def text_between(by_id, cells):
             set_metadata("a-figure", mystnb={"image": {"alt": "A figure."}}),
             "a short alternative text",
         ),
+        (
+            set_metadata("a-figure", mystnb={"image": {"alt": "A long curve. " * 20}}),
+            "a long alternative text",
+        ),
+        (
+            set_metadata(
+                "a-figure",
+                mystnb={
+                    "image": {"alt": "Two curves. With BN it rises to 89 percent."}
+                },
+            ),
+            "'9 percent' in an alternative text is typed by hand",
+        ),
         (set_source("ex-1", "Double it."), "no prompt before it"),
         (set_source("ex-1", "Double it. (5 min, ★)"), "no prompt before it"),
         (

@@ -40,4 +40,16 @@ const watch = new IntersectionObserver(
 addEventListener("load", () => {
   document.querySelectorAll(WIDE).forEach((wide) => watch.observe(wide));
 });
-addEventListener("resize", () => markScrollers(near));
+// The text's place changes with the window, and while a sidebar slides.
+for (const part of document.querySelectorAll("main, article")) {
+  new ResizeObserver(() => markScrollers(near)).observe(part);
+}
+
+// Who closes a menu is back at the button that opened it.
+for (const side of ["primary", "secondary"]) {
+  const menu = document.getElementById(`pst-${side}-sidebar-modal`);
+  menu?.addEventListener("close", () => {
+    const buttons = [...document.querySelectorAll(`.${side}-toggle`)];
+    setTimeout(() => buttons.find((button) => button.checkVisibility())?.focus());
+  });
+}

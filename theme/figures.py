@@ -4,12 +4,14 @@ matplotlib draws each figure once, on white. A page gets two files of it, and
 shows the one of its theme. In the dark one, each color has the contrast with
 the dark background that it had with white. In both, letters have a contrast
 of 4.5 or more. A figure is never shown so small that its letters are under
-LEAST pixels: it scrolls sideways instead.
+LEAST pixels: it scrolls sideways instead. Who hears the page gets the values
+that were measured, in the alternative text.
 """
 
 import colorsys
 import hashlib
 import re
+import sys
 from functools import cache
 from html import escape
 from math import ceil
@@ -17,6 +19,11 @@ from pathlib import Path
 
 from docutils import nodes
 from sphinx.writers.html5 import HTML5Translator
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "tools"))  # Sphinx is not started from there
+
+import figure_values  # noqa: E402
 
 LEAST = 11  # css pixels, height of a letter with its ascender and descender
 READABLE = 4.5  # contrast of letters: WCAG's AA
@@ -114,6 +121,28 @@ def size_of(svg):
     return round(width * PX_PER_PT), round(height * PX_PER_PT), ceil(least)
 
 
+def shown_in(nodes_of_section):
+    """Yield a section's images, and the texts that its cells printed, in order."""
+    for node in nodes_of_section:
+        for part in node.findall(nodes.Element):
+            if isinstance(part, nodes.image):
+                yield part
+            elif part.get("mime_type") == "text/plain":
+                yield part.astext()
+
+
+def say_values(app, doctree):
+    """End each figure's alternative text with what the run measured."""
+    for page in doctree.children:
+        sections = [[n] for n in page.children if isinstance(n, nodes.section)]
+        top = [n for n in page.children if not isinstance(n, nodes.section)]
+        for section in [top, *sections]:
+            shown = list(shown_in(section))
+            images = [part for part in shown if not isinstance(part, str)]
+            for image, measured in zip(images, figure_values.values(shown)):
+                image["alt"] = figure_values.complete(image.get("alt", ""), measured)
+
+
 def visit_image(translator, node):
     """Write a figure of a chapter; leave other images to Sphinx."""
     builder = translator.builder
@@ -150,5 +179,6 @@ def depart_image(translator, node):
 
 def setup(app):
     """Draw images so."""
+    app.connect("doctree-read", say_values)
     app.add_node(nodes.image, override=True, html=(visit_image, depart_image))
     return {"parallel_read_safe": True, "parallel_write_safe": True}

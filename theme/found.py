@@ -23,6 +23,10 @@ NAME = "Batch Normalization, Measured"
 MINUTES = re.compile(r"(\d+) minutes of reading(?:, (\d+) of exercises)?")
 SITEMAP = "http://www.sitemaps.org/schemas/sitemap/0.9"
 QUESTIONS = "chapters/answers"
+NOT_FOUND = (
+    "<h1>Page not found</h1><p>The address may be one of an earlier version. Search "
+    "the book for what you need, or choose a page from its list of contents.</p>"
+)
 ICON = 180  # pixels, for a phone's home screen
 
 
@@ -219,6 +223,7 @@ def set_address(app, config):
     config.ogp_site_url = config.html_baseurl
     config.ogp_site_name = NAME
     config.ogp_social_cards = {"enable": False}
+    config.notfound_context = {"title": "Page not found", "body": NOT_FOUND}
     config.notfound_urls_prefix = urlsplit(config.html_baseurl).path or "/"
 
 

@@ -150,6 +150,14 @@ def caption_tables(doctree):
                     entry[:] = [nodes.paragraph("", "", label)]
 
 
+def keep_intervals_whole(doctree):
+    """Break no line inside an interval, as "[9, 19]"."""
+    for text in list(doctree.findall(nodes.Text)):
+        whole = re.sub(r"(\[[−\d.e-]+,) (?=[−\d.e-]+\])", "\\1\N{NO-BREAK SPACE}", text)
+        if whole != text and not isinstance(text.parent, nodes.FixedTextElement):
+            text.parent.replace(text, nodes.Text(whole))
+
+
 def arrange(app, doctree, docname):
     """Do all of the above to a page that is about to be written."""
     minutes_first(doctree)
@@ -158,6 +166,7 @@ def arrange(app, doctree, docname):
     results_first(doctree)
     fold_plumbing(doctree)
     caption_tables(doctree)
+    keep_intervals_whole(doctree)
 
 
 def visit_folded(translator, node):

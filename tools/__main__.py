@@ -95,7 +95,7 @@ QUIET = {"OMP_NUM_THREADS": "1", "COURSE_PROGRESS": "0"}
 PYTEST = "-m pytest -q -n auto --maxprocesses=4 --dist loadgroup".split()
 # These need what nbval recorded, the built book, or a clone: they come last.
 LAST = ["margins", "book", "weight", "found", "search", "slides", "self_test"]
-LAST += ["widgets", "aids", "colab"]
+LAST += ["widgets", "aids", "colab", "figure_values"]
 LATE = [f"tests/test_{name}.py" for name in LAST]
 PASSED = ROOT / "_build" / "passed.json"  # tests -> contents() on which they passed
 BUILT = ["_build", "_release", ".pytest_cache", ".ruff_cache", ".hypothesis"]

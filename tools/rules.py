@@ -43,6 +43,7 @@ def fields(**types: dict) -> dict:
 # What the rules read of a cell's metadata, on top of nbformat's own schema.
 TEXT = {"type": "string"}
 METADATA = fields(mystnb=fields(image=fields(alt=TEXT)), nbgrader=fields(grade_id=TEXT))
+MEASURED = re.compile(r"\d (?:percent|per cent|%|points)\b")
 CELLS = fields(cells={"items": fields(metadata=METADATA)})
 
 
@@ -176,11 +177,28 @@ def no_shell(chapter: Chapter) -> Iterator[Finding]:
 
 
 def alt_text_says_something(chapter: Chapter) -> Iterator[Finding]:
-    """Whether each figure has one is seen when the book is built."""
+    """Whether each figure has one is seen when the book is built.
+
+    That adds the values which the run measured (tools/figure_values.py).
+    """
     for cell in chapter.code:
         alt = cell.metadata.get("mystnb", {}).get("image", {}).get("alt")
-        if alt is not None and len(alt.strip()) < 40:
+        if alt is None:
+            continue
+        if len(alt.strip()) < 40:
             yield cell, "a short alternative text", "40 letters: what the figure shows"
+        if len(alt) > 250:
+            yield (
+                cell,
+                "a long alternative text",
+                "250 letters: the build adds the claims beside the figure",
+            )
+        if typed := MEASURED.search(alt):
+            yield (
+                cell,
+                f"{typed[0]!r} in an alternative text is typed by hand",
+                "the shape, as 'far below': the build adds the values of the run",
+            )
 
 
 RULES = [

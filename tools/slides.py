@@ -30,6 +30,7 @@ from mdit_py_plugins.dollarmath import dollarmath_plugin
 from nbformat import NotebookNode
 
 import exercises
+import figure_values
 
 ROOT = Path(__file__).resolve().parents[1]
 CACHE = ROOT / "_build" / ".jupyter_cache"
@@ -123,6 +124,7 @@ def slides(notebook: NotebookNode) -> Iterator[Slide]:
     first screen: a lecture asks first.
     """
     cells = [part for cell in notebook.cells for part in sections(cell)]
+    say_values(cells)
     title, *rest = paragraphs_of_title(cells[0])
     yield Slide("title", "", f"<h1>{inline(title)}</h1>" + to_html("\n\n".join(rest)))
     predictions = [c for c in cells if "**Predict" in c.source and not _exercise(c)]
@@ -153,6 +155,25 @@ def slides(notebook: NotebookNode) -> Iterator[Slide]:
             else:
                 last = slide
                 yield slide
+
+
+def say_values(cells: list[NotebookNode]) -> None:
+    """End each figure's alternative text with what was measured, as in the book."""
+    chapter = [[]]
+    for cell in cells:
+        if cell.source.startswith("## "):
+            chapter.append([])
+        chapter[-1].append(cell)
+    for section in chapter:
+        shown = []
+        for cell in section:
+            if cell.cell_type == "code":
+                shown += [cell] if outputs(cell, "image/svg+xml") else []
+                shown += outputs(cell, "text/plain")
+        drawn = [item for item in shown if not isinstance(item, str)]
+        for cell, measured in zip(drawn, figure_values.values(shown)):
+            image = cell.metadata.mystnb.image
+            image.alt = figure_values.complete(image.alt, measured)
 
 
 def sections(cell: NotebookNode) -> list[NotebookNode]:

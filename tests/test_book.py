@@ -67,6 +67,7 @@ OVERFLOW = """() => {
         wide.slice(0, 3).map(e => e.outerHTML.slice(0, 120)).join(" | ");
 }"""
 
+FRAMES = "() => new Promise(f => requestAnimationFrame(() => requestAnimationFrame(f)))"
 # Read on to the end and come back: a page says what scrolls when one comes near it.
 READ = """async () => {
     const drawn = () => new Promise(f => requestAnimationFrame(() =>

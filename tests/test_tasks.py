@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-import environment
 from tools import __main__ as tools
+from tools import environment
 from tools.__main__ import HELP, LATE, PROGRAMS, SPECIAL, constraints
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -481,7 +481,7 @@ def test_the_menu_opens_and_closes_at_400_percent(address, browser):
 def test_a_chapter_prints_well(address, browser, name):
     page = browser.new_page()
     page.goto(f"{address}chapters/{name}.html", wait_until="load")
-    headings = page.locator("main :is(h2, h3)").all_inner_texts()
+    headings = page.locator("main :is(h2, h3)").all_text_contents()
     printed = PdfReader(io.BytesIO(page.pdf(prefer_css_page_size=True)))
     page.close()
     assert 1 < len(printed.pages) <= MOST_PAPER

@@ -12,7 +12,7 @@ addEventListener("beforeprint", () => {
 // the screen is measured: to measure all would lay out the whole page first.
 const WIDE =
   ".scroller, .pst-scrollable-table-container, div.math, .text_html, .bd-article pre";
-const near = new Set();
+const nearby = new Set();
 
 function markScrollers(found) {
   const measured = [...found].map((e) => [e, e.scrollWidth > e.clientWidth + 1]);
@@ -31,9 +31,9 @@ function markScrollers(found) {
 const watch = new IntersectionObserver(
   (changes) => {
     for (const { target, isIntersecting } of changes) {
-      near[isIntersecting ? "add" : "delete"](target);
+      nearby[isIntersecting ? "add" : "delete"](target);
     }
-    markScrollers(near);
+    markScrollers(nearby);
   },
   { rootMargin: "100%" },
 );
@@ -42,7 +42,7 @@ addEventListener("load", () => {
 });
 // The text's place changes with the window, and while a sidebar slides.
 for (const part of document.querySelectorAll("main, article")) {
-  new ResizeObserver(() => markScrollers(near)).observe(part);
+  new ResizeObserver(() => markScrollers(nearby)).observe(part);
 }
 
 // Who closes a menu is back at the button that opened it.

@@ -118,7 +118,7 @@ def test_binder_has_the_pins_and_a_python_of_ours():
     lines = (ROOT / "binder" / "requirements.txt").read_text().splitlines()
     packages = [line for line in lines if not line.startswith(("#", "--"))]
     assert packages and set(packages) <= set(pins)
-    used = {"torch", "numpy", "scipy", "matplotlib", "joblib"}
+    used = {"torch", "numpy", "scipy", "matplotlib", "joblib", "cloudpickle"}
     assert {line.partition("==")[0] for line in packages} == used
     runtime = (ROOT / "binder" / "runtime.txt").read_text().strip()
     assert runtime in {f"python-3.{minor}" for _, minor in environment.SUPPORTED}

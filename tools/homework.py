@@ -40,7 +40,8 @@ HOMEWORK = Path("_release") / "homework"
 IMPORTS = re.compile(r"# @title .*\b[Ii]mports\b")
 NAME_CELL = "student-name"
 NAME = "**Name:** *write yours here*"
-PACKAGES = ("torch", "numpy", "scipy", "matplotlib", "joblib", "jupyterlab")
+PACKAGES = ("torch", "numpy", "scipy", "matplotlib", "joblib", "cloudpickle")
+PACKAGES += ("jupyterlab",)
 LINK = re.compile(r"\[([^\]]+)\]\((?!https?:)[^)]+\)")
 TITLE = """# Homework: {title}
 

@@ -15,8 +15,8 @@ import torch
 from nbformat import NotebookNode
 
 import build
-import course
 import homework
+import nbgrader_course as course
 import otter_export
 from exercises import exercises
 from tests.kinds import CHAPTER, FIRST, ROOT, SOLUTION

@@ -19,8 +19,8 @@ pytest.importorskip(
     "nbgrader", reason="nbgrader is not installed here: `make nbgrader` runs these"
 )
 
-import course
 import homework
+import nbgrader_course as course
 from tests.kinds import (
     CASES,
     CHAPTER,

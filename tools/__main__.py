@@ -36,7 +36,7 @@ PROGRAMS = {
     "homework": ("course", "tools/homework.py"),
     "grade": ("course", "tools/grade.py"),
     "variants": ("course", "tools/variants.py"),
-    "course": ("course", "tools/course.py"),
+    "course": ("course", "tools/nbgrader_course.py"),
     "otter": ("course", "tools/otter_export.py"),
     "reseed": ("course", "tools/reseed.py"),
     "weekly": ("course", "tools/reseed.py weekly"),

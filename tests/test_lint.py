@@ -6,6 +6,7 @@ import sys
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 
+import file_table
 import lint
 from rules_exercises import points_due
 from tests.notebooks import ROOT, good_cells, hidden, make_project, write_chapter
@@ -465,3 +466,25 @@ def test_a_project_is_searched_for_notebooks_pages_and_texts(project):
 def test_outside_a_git_checkout_one_sentence_says_so(project):
     with pytest.raises(SystemExit, match="Lint needs a git clone.*not a git repos"):
         lint.findings(project)
+
+
+def test_the_list_of_files_is_that_of_the_files(project):
+    """It is the last answer to "where would I change?", so no file is left out."""
+    made = [project / "tools" / "made.py", project / "theme" / "mute.css"]
+    for path in made:
+        path.parent.mkdir()
+    made[0].write_text('"""Makes it: all of it. Slowly."""\n')
+    made[1].write_text("a { color: red; }\n")
+    (project / "CONTRIBUTING.md").write_text("# Contributing\n\nDo.\n")
+    stale = "CONTRIBUTING.md: its list of files is out of date -> make tidy"
+    mute = "theme/mute.css: no word of what it is for -> begin with it"
+    assert file_table.findings(made, project) == [mute, stale]
+    made[1].write_text("/* The look of it. */\n")
+    file_table.write(made, project)
+    text = (project / "CONTRIBUTING.md").read_text()
+    assert text.startswith("# Contributing\n\nDo.\n\n## Every file")
+    assert "- `mute.css`: The look of it\n" in text
+    assert text.endswith("- `made.py`: Makes it: all of it\n")
+    assert file_table.findings(made, project) == []
+    file_table.write(made, project)
+    assert (project / "CONTRIBUTING.md").read_text() == text

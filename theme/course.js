@@ -1,3 +1,5 @@
+// What every page does: print, fit, find.
+
 // Print in the light theme: paper is white, and css alone cannot swap themes.
 addEventListener("beforeprint", () => {
   const html = document.documentElement;

@@ -1,4 +1,4 @@
-"""How the book is found and shared: what search engines and previews read.
+"""How the book is found and shared: descriptions, previews, and the page "not found".
 
 Each page gets a description (its question and the answer's beginning), Open
 Graph tags with a card (the page's first figure as a PNG), and JSON-LD: the

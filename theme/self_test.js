@@ -1,4 +1,4 @@
-// A question answers at once. Without this script the fold under it does.
+// A question of the self-test answers at once; without this script its fold does.
 const number = (text) => Number(text.trim().replace(",", ".").replace("−", "-"));
 const near = (a, b, within) => Math.abs(a - b) <= within + 1e-9;
 

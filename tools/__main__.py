@@ -252,6 +252,7 @@ def tidy():
     run(python, "-m ruff check --fix --quiet")
     run(python, "-m ruff format --quiet")
     run(python, ["-m", "nbstripout", "--keep-id", *found])
+    run(python, "tools/file_table.py")
     return run(python, "tools/lint.py")
 
 

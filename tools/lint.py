@@ -15,6 +15,7 @@ from pathlib import Path
 import nbformat
 import yaml
 
+import file_table
 import rules
 import rules_exercises
 import rules_markdown
@@ -105,6 +106,8 @@ def findings(root: Path) -> list[str]:
     in_book = {root / "index.md", *(root / "chapters").glob("*.md")}
     paths = files_of(root)
     lines = lint_contents(root) if root / "_toc.yml" in paths else []
+    if root / file_table.PAGE in paths:
+        lines += file_table.findings(paths, root)
     for path in paths:
         lines += lint_text(path, root)
         if path.suffix == ".md" and path not in in_book:

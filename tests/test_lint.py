@@ -472,7 +472,7 @@ def test_the_list_of_files_is_that_of_the_files(project):
     """It is the last answer to "where would I change?", so no file is left out."""
     made = [project / "tools" / "made.py", project / "theme" / "mute.css"]
     for path in made:
-        path.parent.mkdir()
+        path.parent.mkdir(exist_ok=True)
     made[0].write_text('"""Makes it: all of it. Slowly."""\n')
     made[1].write_text("a { color: red; }\n")
     (project / "CONTRIBUTING.md").write_text("# Contributing\n\nDo.\n")

@@ -92,7 +92,12 @@ NBVAL = (
 )
 QUIET = {"OMP_NUM_THREADS": "1", "COURSE_PROGRESS": "0"}
 # The other tests share the cores: see tests/conftest.py for which goes where.
-PYTEST = "-m pytest -q -n auto --maxprocesses=4 --dist loadgroup".split()
+# A test that hangs is named, with where it stood, and does not use up CI's time; its
+# process is ended, since no exception gets out of Playwright's loop.
+PYTEST = (
+    "-m pytest -q -n auto --maxprocesses=4 --dist loadgroup"
+    " --timeout=600 --timeout-method=thread"
+).split()
 # These need what nbval recorded, the built book, or a clone: they come last.
 LAST = ["margins", "book", "weight", "found", "search", "slides", "self_test"]
 LAST += ["widgets", "aids", "colab", "figure_values"]

@@ -59,12 +59,21 @@ def test_labels_keep_their_distance(ax):
     figures.end_labels(ax, gap=0.1)
     heights = sorted(text.xy[1] for text in ax.texts)
     assert len(heights) == 3
-    assert np.diff(heights).min() >= 0.1 - 1e-9
+    np.testing.assert_allclose(heights, [0.4, 0.5, 0.6])  # around their curves
     assert [t.get_text() for t in sorted(ax.texts, key=lambda t: t.xy[1])] == [
         "0.99",
         "1.0",
         "1.01",
     ]
+
+
+@pytest.mark.parametrize("at, labels", [(1.99, [0.9, 1.0]), (0.01, [0.0, 0.1])])
+def test_labels_stay_beside_their_axes(ax, at, labels):
+    for color in (figures.BN, figures.NONE):
+        figures.band(ax, [1, 2], np.full((2, 12), at), "curve", color)
+    ax.set_ylim(0, 2)
+    figures.end_labels(ax, gap=0.1)
+    np.testing.assert_allclose(sorted(t.xy[1] for t in ax.texts), labels)
 
 
 @pytest.mark.parametrize("vertical", [False, True])

@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -222,16 +223,28 @@ def summary_of(text: str) -> str:
 
 
 def print_page(browser: str, source: Path, target: Path) -> None:
-    """Let the browser print a file."""
+    """Let the browser print a file, beside the windows that it may have open."""
     command = [browser, "--headless", "--disable-gpu", "--no-pdf-header-footer"]
     command += ["--generate-pdf-document-outline"]
     command += ["--host-resolver-rules=MAP * ~NOTFOUND"]  # it needs no network
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--no-sandbox")  # Chromium refuses root otherwise
-    command += [f"--print-to-pdf={target}", source.as_uri()]
-    run = subprocess.run(command, capture_output=True, text=True)
-    if run.returncode or not target.exists():
-        sys.exit(f"the browser did not print ({browser}):\n{run.stderr[-2000:]}")
+    command += ["--no-first-run", "--disable-background-networking"]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as own:
+        # With a profile that is in use the page would go to the browser that uses it.
+        command += [f"--user-data-dir={own}/profile", f"--print-to-pdf={target}"]
+        # A file, since a pipe stays open as long as any helper of the browser lives.
+        with open(f"{own}/log", "w+", encoding="utf8", errors="replace") as log:
+            try:
+                code = subprocess.run(
+                    [*command, source.as_uri()], stdout=log, stderr=log, timeout=300
+                ).returncode
+            except subprocess.TimeoutExpired:
+                code = "not finished in 5 minutes"
+            log.seek(0)
+            said = log.read()[-2000:]
+    if code or not target.exists():
+        sys.exit(f"the browser did not print ({browser}, {code}):\n{said}")
 
 
 def page_numbers(path: Path) -> dict[str, int]:

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib_inline.backend_inline import set_matplotlib_formats
 from numpy.typing import ArrayLike
+from scipy.optimize import isotonic_regression
 
 from utils.statistics import Estimate, estimate
 
@@ -85,7 +86,8 @@ def interval(
 def end_labels(ax: Axes, gap: float = 0.1) -> None:
     """Write each curve's label beside its last finite point.
 
-    gap: the least distance between two labels, as a share of the height.
+    gap: the least distance between two labels, as a share of the height; where
+    curves end nearer to each other, the labels move as little as that takes.
     Call it last: it needs the final limits of the axes.
     """
     ends = []
@@ -95,12 +97,13 @@ def end_labels(ax: Axes, gap: float = 0.1) -> None:
         if len(points) and not line.get_label().startswith("_"):
             display = ax.transData.transform(points[-1])
             ends.append((ax.transAxes.inverted().transform(display)[1], line, points))
+    if not ends:
+        return
     ends.sort(key=lambda end: end[0])
-    heights = np.array([height for height, _, _ in ends])
     steps = gap * np.arange(len(ends))
-    heights = np.maximum.accumulate(heights - steps) + steps  # apart, upwards
-    excess = np.clip(heights - (1 - gap / 2 - steps[::-1]), 0, None)
-    heights = heights - excess  # and back below the top
+    # Apart means: less the steps, no label is lower than the one before it.
+    lowest = isotonic_regression([height for height, _, _ in ends] - steps).x
+    heights = np.clip(lowest, 0, 1 - steps[-1]) + steps
     for height, (_, line, points) in zip(heights, ends, strict=True):
         ax.annotate(
             line.get_label(),

@@ -47,9 +47,12 @@ def test_the_page_answers(browser, address):
     page.locator("article a", has_text="Check yourself").click()
     assert "/self_test.html#chapter-" in page.url
 
-    plain = browser.new_context(java_script_enabled=False).new_page()
+    page.close()
+
+    plain = browser.new_page(java_script_enabled=False)
     plain.goto(f"{address}chapters/self_test.html")
     first = plain.locator("form.question").first
     assert not first.locator("button").is_visible()
     first.locator("summary").click()
     assert first.locator(".why").is_visible()
+    plain.close()

@@ -269,3 +269,26 @@ def test_what_needs_the_built_book_is_tested_behind_it():
     for path in sorted(Path(__file__).parent.glob("test_*.py")):
         if re.search(book, path.read_text(encoding="utf8"), re.MULTILINE):
             assert f"tests/{path.name}" in LATE, path.name
+
+
+def test_what_a_file_or_a_page_shares_is_made_in_one_process(tmp_path):
+    """Two processes that print the same PDF at once read it for ever."""
+    noted = 'def test_it(page):\n    print(f"{page} in {os.getpid()}")\n'
+    for name in ("test_one.py", "test_two.py", "test_book.py"):
+        pages = ["a.html", "b.html"] if name == "test_book.py" else [name] * 8
+        each = f'@pytest.mark.parametrize("page", {pages})\n'
+        again = each + noted + each + noted.replace("test_it", "test_more")
+        (tmp_path / name).write_text(f"import os\nimport pytest\n{again}")
+    command = [sys.executable, "-m", "pytest", "-rP", "-n", "2", "-p", "tests.conftest"]
+    command += ["-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", tmp_path]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, tmp_path], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    where = {}
+    for page, pid in re.findall(r"^(\S+) in (\d+)$", done.stdout, re.MULTILINE):
+        where.setdefault(page, set()).add(pid)
+    assert {page: len(pids) for page, pids in where.items()} == dict.fromkeys(
+        ["test_one.py", "test_two.py", "a.html", "b.html"], 1
+    )
+    assert len(set.union(*where.values())) == 2

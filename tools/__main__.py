@@ -95,8 +95,7 @@ QUIET = {"OMP_NUM_THREADS": "1", "COURSE_PROGRESS": "0"}
 # A test that hangs is named, with where it stood, and does not use up CI's time; its
 # process is ended, since no exception gets out of Playwright's loop.
 PYTEST = (
-    "-m pytest -q -n auto --maxprocesses=4 --dist loadgroup"
-    " --timeout=600 --timeout-method=thread"
+    "-m pytest -q -n auto --maxprocesses=4 --timeout=600 --timeout-method=thread"
 ).split()
 # These need what nbval recorded, the built book, or a clone: they come last.
 LAST = ["margins", "book", "weight", "found", "search", "slides", "self_test"]

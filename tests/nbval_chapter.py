@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from IPython.core.displayhook import DisplayHook
 
 ROOT = Path(__file__).resolve().parent.parent
 CLAIMS = ROOT / "_build" / "claims"
@@ -66,7 +67,13 @@ def pytest_runtest_teardown(item, nextitem):
     if item.path.name in failed or len(cells) < len(code):
         return
     for count, (cell, ran) in enumerate(zip(code, cells), start=1):
-        cell.outputs = ran.test_outputs
+        # nbval keeps no history of inputs, in which IPython would look for the `;`.
+        hidden = DisplayHook.semicolon_at_end_of_expression(cell.source)
+        cell.outputs = [
+            output
+            for output in ran.test_outputs
+            if not (hidden and output.output_type == "execute_result")
+        ]
         cell.execution_count = count
     executed.store(notebook, item.path, ROOT)
     executed.record(item.path, ROOT, "book", "nbval")

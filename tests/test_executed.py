@@ -132,6 +132,7 @@ import sys
 print("out")
 print("err" if {fails} else "", file=sys.stderr)
 if {fails}: raise ValueError("it fails")
+"hidden";
 """
 
 
@@ -162,3 +163,4 @@ def test_nbval_keeps_what_passed_and_runs_it_once(tmp_path, fails, monkeypatch):
         assert "1 passed" in first.stdout
         assert "passed as they are: 07_one" in second.stdout
         assert kept.cells[0].outputs[0].text == "out\n"
+        assert "hidden" not in str(kept.cells[0].outputs)

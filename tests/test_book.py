@@ -70,11 +70,15 @@ OVERFLOW = """() => {
 # Somebody has read a chapter, whichever page is opened first: the landing page says so.
 PROGRESS = """localStorage["bn-measured"] ??=
     JSON.stringify({read: ["07_batch_size_one"], right: []})"""
-FRAMES = "() => new Promise(f => requestAnimationFrame(() => requestAnimationFrame(f)))"
+# Two frames; or a while, since a busy Chromium may draw none for a page.
+FRAMES = """() => new Promise(f => {
+    requestAnimationFrame(() => requestAnimationFrame(f));
+    setTimeout(f, 3000);
+})"""
 # Read on to the end and come back: a page says what scrolls when one comes near it.
-READ = """async () => {
-    const drawn = () => new Promise(f => requestAnimationFrame(() =>
-        requestAnimationFrame(f)));
+READ = (
+    f"async () => {{ const drawn = {FRAMES};"
+    """
     const html = document.documentElement;
     await drawn();  // it hears of a new width
     for (let y = 0; y < html.scrollHeight; y += 2 * innerHeight) {
@@ -84,6 +88,7 @@ READ = """async () => {
     scrollTo({top: 0, behavior: "instant"});
     await drawn();
 }"""
+)
 
 # What moved after it had been drawn, as Chromium scores it.
 SHIFT = """() => new Promise(done => {

@@ -4,12 +4,14 @@ import re
 import sys
 
 import pytest
+from docutils import nodes
 
 from tests.browser import HTML
 
 sys.path.insert(0, str(HTML.parents[1] / "theme"))
 import figures  # noqa: E402
 import mathematics  # noqa: E402
+import reading  # noqa: E402
 import weight  # noqa: E402
 
 PALETTE = ["#0072b2", "#d55e00", "#009e73", "#595959", "#262626", "#404040", "#000000"]
@@ -82,3 +84,23 @@ def test_formulas():
     shown = mathematics.mathml(r"\begin{aligned}a&=b\\[4pt]c&=d\end{aligned}", True)
     assert shown.count("<mtr>") == 2 and "4" not in shown.replace("0.4", "")
     assert "<code>" in mathematics.mathml(r"\frac{1", False)
+
+
+@pytest.mark.parametrize(
+    "text, parts",
+    [
+        (
+            "loses 15.0 % [13.1, 16.9] there",
+            ["loses", "15.0_%", "[13.1,_16.9]", "there"],
+        ),
+        ("the digits: > 3, −3 to 3", ["the", "digits:", ">_3,", "−3", "to", "3"]),
+        ("at 3.8e-07 it ends", ["at", "3.8e-|07", "it", "ends"]),
+        ("a - b, 3 of 4, n = 5", ["a", "-", "b,", "3", "of", "4,", "n", "=", "5"]),
+    ],
+)
+def test_no_line_breaks_inside_a_number(text, parts):
+    paragraph, code = nodes.paragraph("", text), nodes.literal("", text)
+    reading.keep_numbers_whole(nodes.section("", paragraph, code))
+    shown = paragraph.astext().replace("\u00a0", "_").replace("\u2060", "|")
+    assert shown.split(" ") == parts
+    assert code.astext() == text

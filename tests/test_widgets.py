@@ -604,12 +604,13 @@ def laboratory(tmp_path_factory):
     )  # fmt: skip
     address = f"http://127.0.0.1:{port}/"
     try:
-        for _ in range(300):
+        latest = time.monotonic() + 180  # the machine may be busy
+        while True:
             try:
-                urlopen(f"{address}api")
+                urlopen(f"{address}api", timeout=20)
                 break
             except OSError:
-                if server.poll() is not None:
+                if server.poll() is not None or time.monotonic() > latest:
                     pytest.fail((folder / "log.txt").read_text(), pytrace=False)
                 time.sleep(0.1)
         yield address

@@ -25,7 +25,7 @@ SITEMAP = "http://www.sitemaps.org/schemas/sitemap/0.9"
 QUESTIONS = "chapters/answers"
 NOT_FOUND = (
     "<h1>Page not found</h1><p>The address may be one of an earlier version. Search "
-    "the book for what you need, or choose a page from its list of contents.</p>"
+    "the book for what you need, or begin at its <a href='{root}'>first page</a>.</p>"
 )
 ICON = 180  # pixels, for a phone's home screen
 
@@ -223,8 +223,10 @@ def set_address(app, config):
     config.ogp_site_url = config.html_baseurl
     config.ogp_site_name = NAME
     config.ogp_social_cards = {"enable": False}
-    config.notfound_context = {"title": "Page not found", "body": NOT_FOUND}
-    config.notfound_urls_prefix = urlsplit(config.html_baseurl).path or "/"
+    root = urlsplit(config.html_baseurl).path or "/"
+    body = NOT_FOUND.format(root=root)
+    config.notfound_context = {"title": "Page not found", "body": body}
+    config.notfound_urls_prefix = root
 
 
 def setup(app):

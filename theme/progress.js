@@ -1,4 +1,4 @@
-// Which chapters were read, what was answered: kept in this browser, sent nowhere.
+// What was read and answered: kept in this browser, sent nowhere.
 {
   const KEY = "bn-measured";
   const MARK =

@@ -150,11 +150,17 @@ def caption_tables(doctree):
                     entry[:] = [nodes.paragraph("", "", label)]
 
 
-def keep_intervals_whole(doctree):
-    """Break no line inside an interval, as "[9, 19]"."""
+# The space in "[9, 19]", "5 %" and "> 3"; the hyphen in "1e-07" gets a joiner.
+TOGETHER = re.compile(r"(?<=,) (?=[−\d.e-]+\])|(?<=\d) (?=%)|(?<=[<>≤≥]) (?=[−\d])")
+
+
+def keep_numbers_whole(doctree):
+    """Break no line inside a number, an interval or a bound."""
     for text in list(doctree.findall(nodes.Text)):
-        whole = re.sub(r"(\[[−\d.e-]+,) (?=[−\d.e-]+\])", "\\1\N{NO-BREAK SPACE}", text)
-        if whole != text and not isinstance(text.parent, nodes.FixedTextElement):
+        whole = TOGETHER.sub("\N{NO-BREAK SPACE}", text)
+        whole = re.sub(r"(?<=\de)-(?=\d)", "-\N{WORD JOINER}", whole)
+        code = isinstance(text.parent, (nodes.FixedTextElement, nodes.literal))
+        if whole != text and not code:
             text.parent.replace(text, nodes.Text(whole))
 
 
@@ -166,7 +172,7 @@ def arrange(app, doctree, docname):
     results_first(doctree)
     fold_plumbing(doctree)
     caption_tables(doctree)
-    keep_intervals_whole(doctree)
+    keep_numbers_whole(doctree)
 
 
 def visit_folded(translator, node):

@@ -71,7 +71,8 @@ def _inline(text: str) -> str:
 
 
 def _verdict(o: Outcome) -> str:
-    return f"<b>{'✓' if o.holds else '✗'}&nbsp;{o.verdict}</b>"
+    whole = sub(r"(?<=\de)-(?=\d)", "-&NoBreak;", o.verdict)  # 1e-07
+    return f"<b>{'✓' if o.holds else '✗'}&nbsp;{whole}</b>"
 
 
 def _note(failures: list[str]) -> str:

@@ -7,6 +7,8 @@ from IPython.display import Markdown
 
 from utils.statistics import Estimate, minus
 
+EMPTY = ("", "–", "—")  # nothing was measured; the column is still one of numbers
+
 
 class Prose(Markdown):
     """Markdown whose plain text, in a terminal, is the Markdown itself."""
@@ -28,7 +30,8 @@ def table(
         if len(row) != len(header):
             raise ValueError(f"{len(header)} columns, but a row has {len(row)}: {row}")
     right = [
-        bool(rows) and all(isinstance(row[i], Estimate | Real) for row in rows)
+        any(isinstance(row[i], Estimate | Real) for row in rows)
+        and all(isinstance(row[i], Estimate | Real) or row[i] in EMPTY for row in rows)
         for i in range(len(header))
     ]
     lines = [_line(header), _line("---:" if r else ":---" for r in right)]

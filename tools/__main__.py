@@ -92,10 +92,10 @@ NBVAL = (
 )
 QUIET = {"OMP_NUM_THREADS": "1", "COURSE_PROGRESS": "0"}
 # The other tests share the cores: see tests/conftest.py for which goes where.
-# A test that hangs is named, with where it stood, and does not use up CI's time; its
-# process is ended, since no exception gets out of Playwright's loop.
+# A test that hangs is named, with where it stood, and does not use up CI's time. (Not
+# by ending its process, for whose other tests xdist would wait.)
 PYTEST = (
-    "-m pytest -q -n auto --maxprocesses=4 --timeout=600 --timeout-method=thread"
+    "-m pytest -q -n auto --maxprocesses=4 --timeout=600 --timeout-method=signal"
 ).split()
 # These need what nbval recorded, the built book, or a clone: they come last.
 LAST = ["margins", "book", "weight", "found", "search", "slides", "self_test"]

@@ -500,3 +500,25 @@ def test_a_chapter_prints_well(address, browser, name):
     for number, sheet in enumerate(printed.pages, 1):
         last = sheet.extract_text().strip().splitlines()[-1]
         assert not any(last.startswith(start) for start in starts), (number, last)
+
+
+@pytest.mark.parametrize("theme", SIZES)
+def test_a_wide_table_shows_that_it_scrolls(address, browser, theme):
+    """A shadow at its side, in front of which no row stands, and its caption whole."""
+    page = browser.new_page(viewport={"width": 320, "height": 800}, color_scheme=theme)
+    page.goto(address + "chapters/12_carry_over.html")
+    table = page.locator(".pst-scrollable-table-container", has=page.locator("caption"))
+    table.first.scroll_into_view_if_needed()
+    page.wait_for_function("() => document.querySelector('table').closest('.scrolls')")
+    shown = table.first.evaluate(
+        """box => ({
+            shadow: getComputedStyle(box).backgroundImage,
+            rows: [...box.querySelectorAll("tr")]
+                .map(row => getComputedStyle(row).backgroundColor),
+            caption: box.querySelector(".caption-text").getBoundingClientRect().right,
+        })"""
+    )
+    page.close()
+    assert "gradient" in shown["shadow"]
+    assert set(shown["rows"]) == {"rgba(0, 0, 0, 0)"}
+    assert shown["caption"] <= 320

@@ -83,6 +83,9 @@ def test_scores_are_read_at_the_tuned_rate(tmp_path):
     assert rates.tolist() == [0.1, 1.0]
     np.testing.assert_allclose(tests, [[80] * 6, [79] * 6])
     assert results.provenance("fixed", tmp_path / "fixed.csv").startswith("12 runs, 6")
+    device, versions, code = results.origin(tmp_path).split("; ")
+    assert device.startswith("CPU") and torch.__version__ in versions
+    assert code.startswith("code of ")
 
 
 def test_an_interrupt_loses_no_job_that_has_ended(tmp_path, log, monkeypatch):

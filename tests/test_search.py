@@ -108,6 +108,12 @@ MESSAGES = [
 ]
 
 
+def ready(page, address):
+    """Open the search page with a query, and wait for what it finds."""
+    page.goto(f"{address}search.html?q=batch")
+    page.locator("ul.search > li").first.wait_for()
+
+
 @pytest.fixture(scope="module")
 def page(address, browser):
     """A page whose errors and requests to elsewhere are in `page.trouble`."""
@@ -120,8 +126,7 @@ def page(address, browser):
         lambda m: m.type in ("error", "warning") and page.trouble.append(m.text),
     )
     page.on("request", lambda r: page.requested.append(r.url))
-    page.goto(f"{address}search.html")
-    page.wait_for_load_state("networkidle")
+    ready(page, address)
     yield page
     assert not page.trouble
     assert all(url.startswith(address) for url in page.requested)
@@ -133,7 +138,7 @@ def search(address, page):
 
     def find(query):
         if not page.url.startswith(f"{address}search.html"):
-            page.goto(f"{address}search.html")
+            ready(page, address)
         page.locator(".bd-search-container input").fill(query)
         links = page.locator("ul.search > li > a")
         return links.evaluate_all("links => links.map(a => a.getAttribute('href'))")
@@ -143,6 +148,20 @@ def search(address, page):
 
 def said(page):
     return page.locator(".search-summary").inner_text()
+
+
+def test_what_is_searched_comes_with_the_first_letter(address, browser):
+    """It is ten times as heavy as the page; the field has the focus from the start."""
+    page, fetched = browser.new_page(), []
+    page.on("request", lambda request: fetched.append(request.url))
+    page.goto(f"{address}search.html")
+    page.wait_for_load_state("networkidle")
+    assert f"{address}sections.js" not in fetched
+    page.keyboard.type("momentum")
+    page.locator("ul.search > li").first.wait_for()
+    assert f"{address}sections.js" in fetched
+    assert "sections" in said(page)
+    page.close()
 
 
 @pytest.mark.parametrize("message, anchor", MESSAGES)

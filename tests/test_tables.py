@@ -20,6 +20,11 @@ def test_numbers_and_estimates_stand_right():
     assert repr(shown) == shown._repr_markdown_() == shown.data
 
 
+def test_numbers_that_are_written_out_stand_right_too():
+    shown = table(["n", "error", "range"], [["07", "24.0", "1 to 2"], ["08", 23.7, 3]])
+    assert shown.data.split("\n")[1] == "| ---: | ---: | :--- |"
+
+
 @pytest.mark.parametrize(
     ("cell", "text"),
     [

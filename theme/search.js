@@ -260,8 +260,6 @@ function show(query) {
 
 if (typeof document !== "undefined") {
   const field = document.querySelector(".bd-search-container input");
-  field.value = new URLSearchParams(location.search).get("q") ?? "";
   field.addEventListener("input", () => show(field.value));
-  field.focus();
   show(field.value);
 }

@@ -1,5 +1,6 @@
 """Tables and sentences in Markdown, shown when they end a cell."""
 
+import re
 from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 
@@ -8,6 +9,9 @@ from IPython.display import Markdown
 from utils.statistics import Estimate, minus
 
 EMPTY = ("", "–", "—")  # nothing was measured; the column is still one of numbers
+NUMBER = re.compile(
+    r"[−-]?\d+(\.\d+)?(e[−-]?\d+)?"
+)  # as whoever wrote the cell wants it
 
 
 class Prose(Markdown):
@@ -30,13 +34,17 @@ def table(
         if len(row) != len(header):
             raise ValueError(f"{len(header)} columns, but a row has {len(row)}: {row}")
     right = [
-        any(isinstance(row[i], Estimate | Real) for row in rows)
-        and all(isinstance(row[i], Estimate | Real) or row[i] in EMPTY for row in rows)
+        any(_is_number(row[i]) for row in rows)
+        and all(_is_number(row[i]) or row[i] in EMPTY for row in rows)
         for i in range(len(header))
     ]
     lines = [_line(header), _line("---:" if r else ":---" for r in right)]
     lines += [_line(row) for row in rows]
     return Prose((f"{caption}\n\n" if caption else "") + "\n".join(lines))
+
+
+def _is_number(cell) -> bool:
+    return isinstance(cell, Estimate | Real) or bool(NUMBER.fullmatch(str(cell)))
 
 
 def _line(cells: Iterable) -> str:

@@ -203,7 +203,7 @@ FINDINGS: dict[str, Finding] = {
         rates=(0.1,),
     ),
     "dense": Finding(
-        "In the dense net BN needs batches of 8 or more, at 28x28 as at 8x8.",
+        "In the dense net BN needs batches of 8 or more, at 28 × 28 as at 8 × 8.",
         do.usual,
         {
             f"{norm}, batch {size}": {

@@ -114,16 +114,18 @@ def sweep(
 
 
 def provenance(finding: str, path: Path | None = None) -> str:
-    """Where a file's numbers come from, as a caption says it."""
+    """How many runs made a file, of how many seeds, in what time."""
     rows = read(path or FOLDER / f"{finding}.csv")
-    parts = [
-        " and ".join(sorted({row[name] for row in rows}))
-        for name in ("device", "versions", "commit")
-    ]
     hours = sum(float(row["seconds"]) for row in rows) / 3600
     seeds = len({row["seed"] for row in rows})
-    device, versions, commit = parts
-    return (
-        f"{len(rows)} runs, {seeds} seeds, {hours:.2f} hours of one core or GPU; "
-        f"{device}; {versions}; code of {commit}"
+    return f"{len(rows)} runs, {seeds} seeds, {hours:.2f} hours of one core or GPU"
+
+
+def origin(folder: Path = FOLDER) -> str:
+    """On which devices, with which versions and code the files were made."""
+    rows = [row for path in folder.glob("*.csv") for row in read(path)]
+    device, versions, commit = (
+        " and ".join(sorted({row[name] for row in rows}))
+        for name in ("device", "versions", "commit")
     )
+    return f"{device}; {versions}; code of {commit}"

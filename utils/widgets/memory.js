@@ -102,7 +102,7 @@ figure({
           .map((v, t) => `<circle class=soft cx=${x(t + 1)} cy=${y(v).toFixed(1)} r=2 />`)
           .join("") +
         `<path class="bn line" ${trace(stored.map((r) => y(r[0])))}/><path class="bn line" ${trace(stored.map((r) => z(evaluate(IMAGE, r))))}/><path class=dash ${trace(means.map((_, t) => z(right(s, t + 1))))}/>
-<path d="M${x(s.look)} 17V272"/><circle cx=${x(s.look)} cy=17 r=7 /><path class=dash d="M${x(s.shift)} 44V272"/><path class=third d="M${x(s.shift)} 270l8 8l-8 8l-8-8z"/>` +
+<path d="M${x(s.look)} 17v19m0 18v111m0 19v88"/><circle cx=${x(s.look)} cy=17 r=7 /><path class=dash d="M${x(s.shift)} 54v111m0 19v88"/><path class=third d="M${x(s.shift)} 270l8 8l-8 8l-8-8z"/>` +
         [
           ["look", 17],
           ["shift", 278],

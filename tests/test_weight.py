@@ -41,6 +41,19 @@ def test_nothing_jumps_where_a_link_leads(address, browser, name, width, height,
     assert shift <= MOST_SHIFT
 
 
+@pytest.mark.parametrize("width", [390, 768, 1280])
+@pytest.mark.parametrize("name", ["chapters/notation.html", "chapters/self_test.html"])
+def test_nothing_jumps_on_pages_that_begin_with_formulas(address, browser, name, width):
+    """Where the font of formulas, the scripts and the pictures come after the text."""
+    page = browser.new_page(viewport={"width": width, "height": 844})
+    for late in ("**/*.js*", "**/*.woff2", "**/*.svg"):
+        page.route(late, lambda route: (time.sleep(0.5), route.continue_()))
+    page.goto(f"{address}{name}", wait_until="load")
+    shift = page.evaluate(SHIFT)
+    page.close()
+    assert shift <= MOST_SHIFT / 2
+
+
 def test_every_sign_of_a_formula_is_in_the_font():
     """A sign that is not comes from another font; tools/math_font.py adds it."""
     missing = {}
@@ -48,21 +61,24 @@ def test_every_sign_of_a_formula_is_in_the_font():
         html = (HTML / name).read_text(encoding="utf8")
         for formula in re.findall(r"<math.*?</math>", html, flags=re.S):
             for sign in set(re.sub(r"<[^>]*>|&\w+;", "", formula)):
-                if ord(sign) not in CHARACTERS and not sign.isspace():
+                if ord(sign) not in CHARACTERS and sign not in " \n":
                     missing.setdefault(sign, name)
     # What Latin Modern Math itself lacks; the second is invisible.
     assert missing.keys() <= {"¾", "\u2061"}, missing
 
 
-def test_formulas_are_drawn_in_that_font(address, browser):
+@pytest.mark.parametrize("served", [True, False])
+def test_formulas_are_drawn_in_that_font(address, browser, served):
+    """On the second visit at the latest, where the first one has to hurry."""
     page = browser.new_page()
-    page.goto(address + "chapters/02_mechanics.html", wait_until="networkidle")
+    page.goto(f"{address if served else HTML.as_uri() + '/'}chapters/02_mechanics.html")
+    page.reload(wait_until="networkidle")
     fonts = page.evaluate(
         "() => [...document.fonts].filter(font => font.status === 'loaded')"
         ".map(font => font.family)"
     )
     page.close()
-    assert fonts == ["CourseMath"]
+    assert fonts == ["CourseMathInTime" if served else "CourseMath"]
 
 
 def test_every_figure_of_the_book_is_readable():

@@ -12,6 +12,7 @@ from myst_nb.sphinx_ import HideCodeCellNode
 
 ICONS = {"Colab": "fas fa-rocket", "Binder": "fas fa-cloud"}
 AT_LEAST = 3  # folded cells in a row, to be folded once more
+LONG = 40  # letters of a table's cell, which want a wide column
 EXERCISE = {"tag_exercise", "tag_check", "tag_solution"}
 
 
@@ -150,18 +151,45 @@ def caption_tables(doctree):
                     entry[:] = [nodes.paragraph("", "", label)]
 
 
-# The space in "[9, 19]", "5 %" and "> 3"; the hyphen in "1e-07" gets a joiner.
-TOGETHER = re.compile(r"(?<=,) (?=[−\d.e-]+\])|(?<=\d) (?=%)|(?<=[<>≤≥]) (?=[−\d])")
+def widen_long_columns(doctree):
+    """Mark the cells of columns with much text, which a full row would squeeze."""
+    for body in doctree.findall(nodes.tbody):
+        for column in zip(*(row.children for row in body.children)):
+            if max(len(entry.astext()) for entry in column) >= LONG:
+                for entry in column:
+                    entry["classes"].append("long")
+
+
+# The space in "[9, 19]", "5 %", "> 3" and "8 × 8"; "1e-07" gets a joiner.
+TOGETHER = re.compile(r"(?<=,) (?=[−\d.e-]+\])|(?<=\d) (?=[%×])|(?<=[×<>≤≥]) (?=[−\d])")
+# What belongs to the formula or the code before it.
+PUNCTUATION = re.compile(r"^[.,;:?!)\]%]+")
 
 
 def keep_numbers_whole(doctree):
-    """Break no line inside a number, an interval or a bound."""
+    """Break no line inside a number, an interval, a bound or a product."""
     for text in list(doctree.findall(nodes.Text)):
         whole = TOGETHER.sub("\N{NO-BREAK SPACE}", text)
         whole = re.sub(r"(?<=\de)-(?=\d)", "-\N{WORD JOINER}", whole)
-        code = isinstance(text.parent, (nodes.FixedTextElement, nodes.literal))
-        if whole != text and not code:
+        as_written = (nodes.FixedTextElement, nodes.literal, nodes.math)
+        if whole != text and not isinstance(text.parent, as_written):
             text.parent.replace(text, nodes.Text(whole))
+
+
+def keep_punctuation(doctree):
+    """Begin no line with the comma after a formula or after code."""
+    for node in list(
+        doctree.findall(lambda n: isinstance(n, (nodes.math, nodes.literal)))
+    ):
+        place = node.parent.index(node) + 1
+        after = node.parent[place] if place < len(node.parent) else None
+        found = isinstance(after, nodes.Text) and PUNCTUATION.match(after)
+        if not found:
+            continue
+        node.parent.replace(after, nodes.Text(after[found.end() :]))
+        together = nodes.inline("", "", classes=["together"])
+        node.parent.replace(node, together)
+        together += [node, nodes.Text(found[0])]
 
 
 def arrange(app, doctree, docname):
@@ -172,7 +200,9 @@ def arrange(app, doctree, docname):
     results_first(doctree)
     fold_plumbing(doctree)
     caption_tables(doctree)
+    widen_long_columns(doctree)
     keep_numbers_whole(doctree)
+    keep_punctuation(doctree)
 
 
 def visit_folded(translator, node):
@@ -228,12 +258,26 @@ def header_buttons(app, pagename, templatename, context, doctree):
     context["header_buttons"] = buttons
 
 
+# Code in a sentence or in a claim's card, and after which signs its line may break.
+CODE = re.compile(
+    r'(?<=<span class="pre">)[^<]+|(?<=<code style="white-space:normal">)[^<]+'
+)
+JOINTS = re.compile(r"(?<=\w[._=/(])(?=\w)")
+
+
+def break_code(app, pagename, templatename, context, doctree):
+    """Let long names in code break after a dot or an underscore, not inside a word."""
+    if doctree is not None:
+        context["body"] = CODE.sub(lambda m: JOINTS.sub("<wbr>", m[0]), context["body"])
+
+
 def setup(app):
     """Register all of the above with Sphinx."""
     # Before Sphinx collects the titles, at 500.
     app.connect("doctree-read", number_title, priority=400)
     app.connect("doctree-resolved", arrange)
     app.add_node(HideCodeCellNode, override=True, html=(visit_folded, depart_folded))
+    app.connect("html-page-context", break_code)
     # After the theme has made the menus, at 501.
     app.connect("html-page-context", header_buttons, priority=502)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

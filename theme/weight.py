@@ -45,8 +45,11 @@ IMPLIED = {"html", "head", "body", "tbody"}
 
 def words_of_page(html):
     """Return the names of a page's elements, attributes, classes and ids."""
+    words = set()
+    for script in re.findall(r"<script>(.*?)</script>", html, flags=re.S):
+        words |= words_of_script(script)
     html = re.sub(r"<(script|style)\b.*?</\1>", "", html, flags=re.S)
-    words = set(re.findall(rf"<({NAME})", html))
+    words |= set(re.findall(rf"<({NAME})", html))
     words |= set(re.findall(rf"\s({NAME})(?=[=\s/>])", "".join(tags_of(html))))
     for value in re.findall(r'\s(?:class|id|for)="([^"]*)"', html):
         words.update(value.split())

@@ -36,7 +36,7 @@ def table(heading: str, outcomes: list[Outcome]) -> tuple[str, str]:
     head = "".join(
         f'<th scope="col" style="{CELL};border-top:0;font-weight:bold;width:{width}">'
         f"{name}</th>"
-        for name, width in (("Claim", "58%"), (column, "42%"))
+        for name, width in (("Claim", "55%"), (column, "45%"))
     )
     rows = "".join(
         f'<tr style="background:none"><th scope="row" style="{CELL}">{i}. '
@@ -66,8 +66,9 @@ def _text(o: Outcome) -> str:
 
 
 def _inline(text: str) -> str:
-    """Escaped; what stands in backticks is code."""
-    return sub("`([^`]+)`", r'<code style="white-space:normal">\1</code>', escape(text))
+    """Escaped; what stands in backticks is code; intervals stay on one line."""
+    text = sub(r"(?<=,) (?=[−\d.e-]+\])|(?<=\d) (?=%)", "&nbsp;", escape(text))
+    return sub("`([^`]+)`", r'<code style="white-space:normal">\1</code>', text)
 
 
 def _verdict(o: Outcome) -> str:

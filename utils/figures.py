@@ -103,7 +103,8 @@ def end_labels(ax: Axes, gap: float = 0.1) -> None:
     steps = gap * np.arange(len(ends))
     # Apart means: less the steps, no label is lower than the one before it.
     lowest = isotonic_regression([height for height, _, _ in ends] - steps).x
-    heights = np.clip(lowest, 0, 1 - steps[-1]) + steps
+    # Not on the lower axis, nor in the title.
+    heights = np.clip(lowest, 0.05, 0.95 - steps[-1]) + steps
     for height, (_, line, points) in zip(heights, ends, strict=True):
         ax.annotate(
             line.get_label(),

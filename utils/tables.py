@@ -8,7 +8,7 @@ from IPython.display import Markdown
 
 from utils.statistics import Estimate, minus
 
-EMPTY = ("", "–", "—")  # nothing was measured; the column is still one of numbers
+EMPTY = ("", "–")  # nothing was measured; the column is still one of numbers
 NUMBER = re.compile(
     r"[−-]?\d+(\.\d+)?(e[−-]?\d+)?"
 )  # as whoever wrote the cell wants it
@@ -39,7 +39,10 @@ def table(
         for i in range(len(header))
     ]
     lines = [_line(header), _line("---:" if r else ":---" for r in right)]
-    lines += [_line(row) for row in rows]
+    lines += [
+        _line("–" if r and cell == "" else cell for r, cell in zip(right, row))
+        for row in rows
+    ]
     return Prose((f"{caption}\n\n" if caption else "") + "\n".join(lines))
 
 

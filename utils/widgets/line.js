@@ -68,7 +68,7 @@ figure({
 <text x=${clamp(p(mean), 40, width - 40)} y=${X - 38} text-anchor=middle>mean ± sd</text>` +
         axis(X, "input") +
         axis(Y, "output") +
-        `<path class=dash d="M${p(0.5)} ${Y - 20}v40"/><text x=${p(4)} y=${Y - 21} text-anchor=end>dashed: goal 0.5</text>` +
+        `<path class=dash d="M${p(0.5)} ${Y - 20}v40"/><text x=${p(0.5) - 6} y=${Y - 12} text-anchor=end>goal 0.5</text>` +
         outputs(s)
           .map(
             (v, i) =>

@@ -12,7 +12,8 @@ from myst_nb.sphinx_ import HideCodeCellNode
 
 ICONS = {"Colab": "fas fa-rocket", "Binder": "fas fa-cloud"}
 AT_LEAST = 3  # folded cells in a row, to be folded once more
-LONG = 40  # letters of a table's cell, which want a wide column
+WIDE = {120: "longer", 40: "long"}  # letters of a table's cell -> its column
+SHORT = 12  # letters of code that is never broken
 EXERCISE = {"tag_exercise", "tag_check", "tag_solution"}
 
 
@@ -155,9 +156,10 @@ def widen_long_columns(doctree):
     """Mark the cells of columns with much text, which a full row would squeeze."""
     for body in doctree.findall(nodes.tbody):
         for column in zip(*(row.children for row in body.children)):
-            if max(len(entry.astext()) for entry in column) >= LONG:
-                for entry in column:
-                    entry["classes"].append("long")
+            most = max(len(entry.astext()) for entry in column)
+            name = next((WIDE[letters] for letters in WIDE if most >= letters), None)
+            for entry in column if name else []:
+                entry["classes"].append(name)
 
 
 # The space in "[9, 19]", "5 %", "> 3" and "8 × 8"; "1e-07" gets a joiner.
@@ -263,12 +265,14 @@ CODE = re.compile(
     r'(?<=<span class="pre">)[^<]+|(?<=<code style="white-space:normal">)[^<]+'
 )
 JOINTS = re.compile(r"(?<=\w[._=/(])(?=\w)")
+SHORT_CODE = re.compile(rf'<span class="pre">(?=[^<]{{1,{SHORT}}}</span>)')
 
 
 def break_code(app, pagename, templatename, context, doctree):
-    """Let long names in code break after a dot or an underscore, not inside a word."""
+    """Let long names in code break after a dot or an underscore, short ones nowhere."""
     if doctree is not None:
-        context["body"] = CODE.sub(lambda m: JOINTS.sub("<wbr>", m[0]), context["body"])
+        body = SHORT_CODE.sub('<span class="pre together">', context["body"])
+        context["body"] = CODE.sub(lambda m: JOINTS.sub("<wbr>", m[0]), body)
 
 
 def setup(app):

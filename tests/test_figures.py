@@ -67,8 +67,8 @@ def test_labels_keep_their_distance(ax):
     ]
 
 
-@pytest.mark.parametrize("at, labels", [(1.99, [0.9, 1.0]), (0.01, [0.0, 0.1])])
-def test_labels_stay_beside_their_axes(ax, at, labels):
+@pytest.mark.parametrize("at, labels", [(1.99, [0.85, 0.95]), (0.01, [0.05, 0.15])])
+def test_labels_stay_off_axis_and_title(ax, at, labels):
     for color in (figures.BN, figures.NONE):
         figures.band(ax, [1, 2], np.full((2, 12), at), "curve", color)
     ax.set_ylim(0, 2)

@@ -270,7 +270,7 @@ def test_the_code_to_copy_trains_a_resnet_as_one_process_would(scripts, monkeypa
     """Two processes with 32 images each, against one with 64."""
     chapter = nbformat.read(ROOT / "chapters" / "09_many_devices.ipynb", as_version=4)
     (use,) = [cell.source for cell in chapter.cells if cell.id == "script-use"]
-    (scripts / "use.py").write_text(use.split("```")[1])
+    (scripts / "use.py").write_text(use.split("```")[1].removeprefix("python\n"))
     (scripts / "resnet_script.py").write_text(RESNET)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

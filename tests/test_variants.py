@@ -243,7 +243,9 @@ def test_there_are_two_ideas_for_each_chapter_about_exercises_that_exist():
     lacks = "instructors/variants.md: '### Chapter NN, …', one for each chapter"
     assert [*ideas] == [path.name[:2] for path in chapters], lacks
     for path in chapters:
-        named = re.findall(r"^- \*([^*]+?):?\* \*\*", ideas[path.name[:2]], re.MULTILINE)
+        named = re.findall(
+            r"^- \*([^*]+?):?\* \*\*", ideas[path.name[:2]], re.MULTILINE
+        )
         found = exercises(nbformat.read(path, as_version=4))
         known = {e.title.partition(" ")[2] for e in found}  # numbers may change
         assert len(set(named)) == 2 and {*named} <= known, path.name
